@@ -1,0 +1,1 @@
+"""The model pass: batches, signals and models, without Ray and without faiss."""

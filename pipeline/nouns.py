@@ -1,0 +1,224 @@
+"""The nouns: one abstract method each. Scorers measure, selectors choose, stages move.
+
+    Scorer        score(batch) -> {column: array}                  numbers beside rows
+    FittedScorer  fit(tables, out), score(batch, out)              looks at the corpus first
+    ModelScorer   score(tokens, signals) -> {column: array}        reads the shared model pass
+    Selector      select(table, budget, rng) -> Choice             columns in, decision out
+    Order         order(table, rng) -> permutation                 arranges what was chosen
+    Stage         run(inputs, out, job) -> Facts                   directories in, a directory out
+
+Every scorer is pure: the same row gives the same numbers in any batch, order or process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from foresift.pipeline.choice import Budget, Choice
+from foresift.pipeline.corpus import Corpus, Shard
+from foresift.pipeline.parts import Part
+from foresift.pipeline.rng import Rng
+from foresift.pipeline.store import Facts, StepDir, shard_facts
+from foresift.pipeline.tables import Column
+
+if TYPE_CHECKING:
+    from foresift.pipeline.lm.model import ModelSpec
+    from foresift.pipeline.lm.signals import Signals, Tokens
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Part):
+    """Adds numbers to rows; never drops, reorders or rewrites."""
+
+    columns: ClassVar[Mapping[str, Column]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` and the content."""
+        return ()
+
+    @abstractmethod
+    def score(self, batch: pa.Table) -> Arrays:
+        """One value a row for each declared column; `batch` has `id`, the content and `needs`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedScorer(Part):
+    """A scorer that must look first. What it learned lies in `out` and nowhere else."""
+
+    columns: ClassVar[Mapping[str, Column]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` and the content."""
+        return ()
+
+    @abstractmethod
+    def fit(self, tables: Iterable[pa.Table], out: Path) -> None:
+        """Look at every alive row once, in order, and write what was learned under `out`."""
+
+    @abstractmethod
+    def score(self, batch: pa.Table, out: Path) -> Arrays:
+        """As Scorer.score, given what `fit` wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScorer(Part):
+    """A scorer that reads the model; a step computes the union of all `signals` in one forward."""
+
+    columns: ClassVar[Mapping[str, Column]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` (they come in `tokens.table`)."""
+        return ()
+
+    @property
+    @abstractmethod
+    def signals(self) -> tuple[str, ...]:
+        """Names from `pipeline/lm/signals.py`."""
+
+    @abstractmethod
+    def score(self, tokens: Tokens, signals: Signals) -> Arrays:
+        """One value a row for each declared column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector(Part):
+    """Chooses rows by columns; never reads text, never loads a model."""
+
+    budgeted: ClassVar[bool] = True
+    """Whether the recipe must give a `budget`."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` and the budget's cost."""
+
+    @abstractmethod
+    def select(self, table: pa.Table, budget: Budget | None, rng: Rng) -> Choice:
+        """Decide on every row of `table` (the alive rows of the whole corpus)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order(Part):
+    """Arranges chosen rows."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id`."""
+        return ()
+
+    @abstractmethod
+    def order(self, table: pa.Table, rng: Rng) -> npt.NDArray[np.int64]:
+        """A permutation of the rows of `table`: position -> row number."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage is given."""
+
+    corpus: Corpus | None = None
+    """The alive rows and their columns; None for a reader."""
+    plan: StepDir | None = None
+    """The directory of an `order` step: `plan.parquet` lists (id, shard, row, weight, position)."""
+    model: ModelSpec | None = None
+    """The checkpoint to start from or to score with."""
+    round: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Part):
+    """Moves a data set from directories to a directory: read, dedup, train, export."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that must be there before."""
+        return ()
+
+    @abstractmethod
+    def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
+        """Do the work; the facts returned become `stage.json`."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a job holds."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+    heavy: bool = False
+    """True where start-up is dear (torch, a model): fewer, longer-lived workers are better."""
+
+
+class Engine(Protocol):
+    """Maps a picklable task over items, in any order, each at least once."""
+
+    def map(
+        self, task: Callable[[Any], Facts], items: Sequence[Any], resources: Resources
+    ) -> Iterator[tuple[int, Facts]]:
+        """Yield (position, facts) as items finish."""
+
+
+class Progress(Protocol):
+    """Told how far a job is."""
+
+    def __call__(self, done: int, total: int, label: str) -> None: ...
+
+
+def _silent(done: int, total: int, label: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage may use besides its inputs: an engine, randomness, a progress bar, a log."""
+
+    engine: Engine
+    rng: Rng
+    progress: Progress = _silent
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
+
+    def map_shards(
+        self,
+        task: Callable[[Any], Facts],
+        items: Sequence[Any],
+        paths: Sequence[Path],
+        resources: Resources = Resources(),
+        label: str = "",
+    ) -> list[Facts]:
+        """Run `task` on the items whose path does not exist yet; return all facts in item order.
+
+        The task must publish `paths[i]` with a ShardWriter; that file's own facts are returned.
+        """
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        done = len(items) - len(missing)
+        self.progress(done, len(items), label)
+        for _ in self.engine.map(task, [items[i] for i in missing], resources):
+            done += 1
+            self.progress(done, len(items), label)
+        return [shard_facts(path) for path in paths]
+
+
+def replace(part: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` under a name that reads well beside parts."""
+    return dataclasses.replace(part, **changes)
+
+
+__all__ = [
+    "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts", "FittedScorer", "Inputs",
+    "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng", "Scorer", "Selector",
+    "Shard", "Stage", "StepDir", "replace",
+]  # fmt: skip
