@@ -58,7 +58,8 @@ class Part(ABC):  # noqa: B024 - the nouns below it are abstract
             if name not in known:
                 raise RecipeError(f"no field {name!r}{nearest(str(name), known)}", where=where)
         try:
-            return _adapter(cls).validate_python(dict(fields))
+            part: P = _adapter(cls).validate_python(dict(fields))
+            return part
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(x) for x in first["loc"]) or "fields"
