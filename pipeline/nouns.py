@@ -159,8 +159,8 @@ class Resources:
 
     cpus: int = 1
     gpus: float = 0.0
-    heavy: bool = False
-    """True where start-up is dear (torch, a model): fewer, longer-lived workers are better."""
+    small: bool = False
+    """True where the whole job is less work than starting processes for it."""
 
 
 class Engine(Protocol):
@@ -191,6 +191,24 @@ class Job:
     progress: Progress = _silent
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
 
+    def map(
+        self,
+        task: Callable[[Any], Facts],
+        items: Sequence[Any],
+        resources: Resources = Resources(),
+        label: str = "",
+        done: int = 0,
+    ) -> list[Facts]:
+        """Run `task` on every item; facts in item order. `done` items were finished before."""
+        found: list[Facts] = [{} for _ in items]
+        total = done + len(items)
+        self.progress(done, total, label)
+        for position, facts in self.engine.map(task, items, resources):
+            found[position] = facts
+            done += 1
+            self.progress(done, total, label)
+        return found
+
     def map_shards(
         self,
         task: Callable[[Any], Facts],
@@ -205,10 +223,7 @@ class Job:
         """
         missing = [i for i, path in enumerate(paths) if not path.exists()]
         done = len(items) - len(missing)
-        self.progress(done, len(items), label)
-        for _ in self.engine.map(task, [items[i] for i in missing], resources):
-            done += 1
-            self.progress(done, len(items), label)
+        self.map(task, [items[i] for i in missing], resources, label, done)
         return [shard_facts(path) for path in paths]
 
 

@@ -1,0 +1,187 @@
+"""The command line: run, plan, parts, show, diff.
+
+Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's to mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from foresift.pipeline.errors import ForesiftError
+
+app = typer.Typer(
+    name="foresift",
+    help="Data selection and curation for language models, with the model in the loop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out_console, err_console = Console(), Console(stderr=True)
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe in YAML.", metavar="RECIPE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Overrides such as rounds.count=1 or steps.0.threshold=0.7.", metavar="[KEY=VALUE]..."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where steps and runs are written.")]
+EngineName = Annotated[
+    str, typer.Option(help="local or ray; auto is ray where RAY_ADDRESS is set, else local.")
+]
+Workers = Annotated[int, typer.Option(help="Worker processes; 0: one for each core.")]
+
+
+@contextmanager
+def located() -> Iterator[None]:
+    """One line and exit code 2 for what the user can mend; a traceback for what is ours."""
+    try:
+        yield
+    except ForesiftError as error:
+        err_console.print(f"[bold red]{type(error).__name__}[/] ", end="")
+        err_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = Path("out"),
+    engine: EngineName = "auto",
+    workers: Workers = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Carry out RECIPE: read, score, select, train; what is done already is not done again.
+
+    Example: foresift run configs/own-files.yaml data.paths='["corpus/*.jsonl.gz"]' --out out
+    """
+    from foresift.pipeline import show as view
+    from foresift.pipeline.planner import make_plan
+    from foresift.pipeline.progress import Bars
+    from foresift.pipeline.recipe import Recipe
+    from foresift.pipeline.run import run as carry_out
+
+    _quiet()
+    with located():
+        plan = make_plan(Recipe.read(recipe, overrides or []), out)
+        with open_engine(engine, workers) as chosen, Bars(err_console) as bars:
+            done = carry_out(plan, chosen, bars, _reporter())
+        view.run(done, out_console)
+        if as_json:
+            print(json.dumps(view.summary(done)), flush=True)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Out = Path("out"),
+) -> None:
+    """Resolve RECIPE and print one line a step: columns, fingerprint, cached or to do, cost.
+
+    Nothing is read, nothing is computed; a recipe that does not plan does not run.
+    """
+    from foresift.pipeline import show as view
+    from foresift.pipeline.planner import make_plan
+    from foresift.pipeline.recipe import Recipe
+
+    _quiet()
+    with located():
+        view.plan(make_plan(Recipe.read(recipe, overrides or []), out), out_console)
+
+
+@app.command()
+def parts(
+    name: Annotated[str, typer.Argument(help="A part, for its fields and its definition.")] = "",
+) -> None:
+    """List every part by verb; with NAME, its definition, columns and fields."""
+    from foresift.pipeline import show as view
+
+    _quiet()
+    with located():
+        view.parts(name, out_console)
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="A run directory, or an --out (its latest run).")],
+    document: Annotated[str, typer.Option("--id", help="What happened to one document.")] = "",
+) -> None:
+    """Show a finished run: steps, accounts, losses, and where the report is."""
+    from foresift.pipeline import show as view
+    from foresift.pipeline.run import Run
+
+    with located():
+        done = Run.open(path)
+        if document:
+            view.document(done, document, out_console)
+        else:
+            view.run(done, out_console)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="A run directory.")],
+    after: Annotated[Path, typer.Argument(help="Another one.")],
+    limit: Annotated[int, typer.Option(help="Documents to name in each group.")] = 10,
+) -> None:
+    """Compare two plans: what entered, what left, what moved, and why."""
+    from foresift.pipeline import diff as compare
+    from foresift.pipeline.run import Run
+
+    with located():
+        compare.show(Run.open(before), Run.open(after), out_console, limit)
+
+
+@contextmanager
+def open_engine(name: str, workers: int) -> Iterator[Any]:
+    """The engine by name, closed afterwards."""
+    if name == "auto":
+        name = "ray" if os.environ.get("RAY_ADDRESS") else "local"
+    chosen: Any
+    if name == "ray":
+        from foresift.pipeline.engines.ray import RayEngine
+
+        chosen = RayEngine(workers)
+    elif name == "local":
+        from foresift.pipeline.engines.local import LocalEngine
+
+        chosen = LocalEngine(workers)
+    else:
+        from foresift.pipeline.errors import RecipeError, nearest
+
+        raise RecipeError(f"no engine {name!r}{nearest(name, ['auto', 'local', 'ray'])}")
+    try:
+        yield chosen
+    finally:
+        chosen.close()
+
+
+def _reporter() -> Callable[[Any], Path]:
+    """The report is a stage; the core reaches it by name."""
+    import importlib
+
+    write: Callable[[Any], Path] = importlib.import_module("foresift.stages.report.page").write
+    return write
+
+
+def _quiet() -> None:
+    """Libraries' advice to developers is not for people who run recipes."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+if __name__ == "__main__":
+    app()

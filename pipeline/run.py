@@ -1,0 +1,174 @@
+"""Run: a plan carried out, and the directory that tells of it.
+
+    <out>/runs/<time>-<recipe>-<fp8>/
+        recipe.yaml     resolved; can itself be run
+        plan.parquet    one line a document: in or out, in which round, at which place, and why
+        log.txt         what was said
+        report/         the page
+        manifest.json   written last: steps, facts, seconds, versions, and the accounts
+
+The accounts must add up: every row that went in is in the plan, or in `rejects.jsonl`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from foresift.pipeline.errors import DataError, StoreError
+from foresift.pipeline.execute import execute
+from foresift.pipeline.nouns import Engine, Job, Progress
+from foresift.pipeline.outcome import account, write_outcome
+from foresift.pipeline.plan import Plan, Step
+from foresift.pipeline.store import Facts, StepDir, write_json, write_text
+
+Reporter = Callable[["Run"], Path]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run's directory."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run directory; `<out>` itself means its latest run."""
+        path = Path(path)
+        if (path / "manifest.json").exists():
+            return cls(path)
+        runs = sorted(p.parent for p in path.glob("runs/*/manifest.json"))
+        if not runs:
+            raise DataError(
+                "no finished run here (a manifest.json is written last)", where=str(path)
+            )
+        return cls(runs[-1])
+
+    @property
+    def manifest(self) -> Facts:
+        """Steps, facts, seconds, versions, accounts."""
+        import json
+
+        try:
+            loaded: Facts = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"unreadable manifest ({error})", where=str(self.path)) from error
+        return loaded
+
+    @property
+    def plan(self) -> Path:
+        """The plan file."""
+        return self.path / "plan.parquet"
+
+
+def run(plan: Plan, engine: Engine, progress: Progress, reporter: Reporter | None = None) -> Run:
+    """Carry out a plan; steps that are done already are taken as they are."""
+    path = _directory(plan)
+    log = _log(path / "log.txt")
+    write_text(path / "recipe.yaml", yaml.safe_dump(plan.recipe.raw(), sort_keys=False))
+    told: list[Facts] = []
+    started = time.perf_counter()
+    steps = list(plan.steps)
+    for step in steps:
+        told.append(_one(step, steps, engine, progress, log))
+    write_outcome(plan, path / "plan.parquet")
+    manifest = {
+        "recipe": plan.recipe.name,
+        "fingerprint": plan.fingerprint,
+        "seed": plan.recipe.seed,
+        "out": str(plan.out.resolve()),
+        "steps": told,
+        "accounts": account(plan, path / "plan.parquet"),
+        "evaluations": [_evaluation(*e) for e in plan.evaluations],
+        "seconds": round(time.perf_counter() - started, 3),
+        "versions": versions(),
+    }
+    write_json(path / ".manifest.json", manifest)
+    result = Run(path)
+    if plan.recipe.report and reporter is not None:
+        manifest["report"] = str(reporter(Run(path)))
+    write_json(path / "manifest.json", manifest)
+    (path / ".manifest.json").unlink()
+    _release(log)
+    return result
+
+
+def _one(
+    step: Step, steps: Sequence[Step], engine: Engine, progress: Progress, log: logging.Logger
+) -> Facts:
+    cached = step.done
+    began = time.perf_counter()
+    job = Job(engine=engine, rng=step.rng, progress=progress, log=log)
+    group = [s for s in steps if step.group and s.group == step.group and s is not step]
+    stage = execute(step, job, group)
+    if stage["fingerprint"] != step.fingerprint:
+        raise StoreError(
+            f"holds {stage['fingerprint']}, the plan wants {step.fingerprint}; delete it",
+            where=str(step.path),
+        )
+    seconds = round(time.perf_counter() - began, 3)
+    log.info("%s: %s, %.1f s", step.label, "cached" if cached else "done", seconds)
+    return {
+        "label": step.label,
+        "verb": step.verb,
+        "name": step.name,
+        "line": step.line,
+        "round": step.round,
+        "path": str(step.path.resolve()),
+        "fingerprint": step.fingerprint,
+        "cached": cached,
+        "seconds": seconds,
+        "facts": stage["facts"],
+    }
+
+
+def _directory(plan: Plan) -> Path:
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
+    base = plan.out / "runs" / f"{now}-{plan.recipe.name}-{plan.fingerprint[:8]}"
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    path.mkdir(parents=True)
+    return path
+
+
+def _log(path: Path) -> logging.Logger:
+    log = logging.getLogger("foresift")
+    log.setLevel(logging.INFO)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return log
+
+
+def _release(log: logging.Logger) -> None:
+    for handler in list(log.handlers):
+        if isinstance(handler, logging.FileHandler):
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _evaluation(line: str, repeat: int, round: int, path: Path) -> Facts:
+    facts = StepDir(path).facts()["facts"]
+    return {"line": line, "repeat": repeat, "round": round, **facts}
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were computed with."""
+    names = ("foresift", "torch", "transformers", "pyarrow", "numpy", "ray")
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
