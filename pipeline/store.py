@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,10 +83,13 @@ class StepDir:
     def open(self) -> None:
         """Make the directory and clear away what dead processes of this host left half-written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.rglob(".*.tmp"):
+        for partial in list(self.path.rglob(".*.tmp")):
             host, _, pid = partial.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")
             if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
-                partial.unlink(missing_ok=True)
+                if partial.is_dir():
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Declare the step done."""
