@@ -4,6 +4,7 @@
     prompt + response   [start] template(prompt) response [end]   the response and its end count
     messages            the chat template's rendering          assistant turns count
 
+The response view leaves out the prompt, or all turns but the assistant's with their headers.
 `start` is the BOS token, or the EOS token where there is no BOS; `end` is the EOS token. Prompt and
 response are tokenised apart, so a response has the same tokens with and without its prompt (which
 IFD needs). A document longer than `max_length` is cut at its end, and counted.
@@ -25,7 +26,7 @@ from foresift.pipeline.tables import content_columns
 View = Literal["full", "response"]
 #: how a conversation is rendered when the tokenizer brings no chat template
 PLAIN_CHAT = (
-    "{% for m in messages %}{{ '<' + m['role'] + '>\n' + m['content'] + '\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<' + m['role'] + '>\n' + (m['content'] or '') + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
 )
 
@@ -87,12 +88,17 @@ def _turns(messages: Sequence[dict[str, str]], tokenizer: Any, view: View) -> Se
         before, after = render(messages[:number], True), render(messages[: number + 1], False)
         if not (before.startswith(done) and after.startswith(before)):
             return [(render(messages, False), True)]  # a template that rewrites earlier turns
-        segments += [(before[len(done) :], False), (after[len(before) :], True)]
+        asked = before[len(done) :]
+        if view == "response":
+            earlier = render(messages[:number], False) if number else ""
+            header = before[len(earlier) :] if before.startswith(earlier) else ""
+            asked = header or tokenizer.bos_token or tokenizer.eos_token or ""
+        segments += [(asked, False), (after[len(before) :], True)]
         done = after
     if not segments:
-        return [(render(messages, False), True)]
+        return [(render(messages, False), True)] if messages else []
     if view == "response":
-        return [s for s in segments if s[1]]
+        return segments
     rest = render(messages, False)
     return [*segments, (rest[len(done) :], False)] if rest.startswith(done) else segments
 

@@ -112,6 +112,7 @@ def load_config(spec: ModelSpec) -> Any:
     from transformers import AutoConfig
 
     path = local(spec.init)
+    _refuse_pickles(path, spec.init)
     try:
         if path and path.is_file():
             fields = json.loads(path.read_text(encoding="utf-8"))
@@ -218,6 +219,19 @@ def pick_device(name: str) -> str:
 
 def _weights(path: Path) -> bool:
     return path.is_dir() and any(path.glob("*.safetensors"))
+
+
+def _refuse_pickles(path: Path | None, where: str) -> None:
+    """Weights that only exist as pickles are not a configuration without weights."""
+    if path is None or not path.is_dir() or _weights(path):
+        return
+    pickles = [f.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for f in path.glob(kind)]
+    if pickles:
+        raise ModelError(
+            f"its weights are a pickle ({min(pickles)}), which can run code when it is read; "
+            "convert them to safetensors",
+            where=where,
+        )
 
 
 def _fit_vocabulary(config: Any, tokenizer: Any) -> None:

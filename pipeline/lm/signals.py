@@ -35,7 +35,7 @@ TOKEN = {
 DOCUMENT = {
     "hidden_mean": "[width]: mean of the final hidden states over all tokens",
     "hidden_mean_response": "[width]: the same over the counted tokens alone",
-    "grad_norm": "norm of the gradient of the document's mean NLL with respect to the output matrix",
+    "grad_norm": "norm of the gradient of the mean NLL with respect to the output matrix",
 }
 VIEW = "@response"
 
