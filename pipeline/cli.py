@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +75,7 @@ def run(
     with located():
         plan = make_plan(Recipe.read(recipe, overrides or []), out)
         with open_engine(engine, workers) as chosen, Bars(err_console) as bars:
-            done = carry_out(plan, chosen, bars, _reporter())
+            done = carry_out(plan, chosen, bars, _report)
         view.run(done, out_console)
         if as_json:
             print(json.dumps(view.summary(done)), flush=True)
@@ -167,12 +167,12 @@ def open_engine(name: str, workers: int) -> Iterator[Any]:
         chosen.close()
 
 
-def _reporter() -> Callable[[Any], Path]:
+def _report(done: Any) -> Path:
     """The report is a stage; the core reaches it by name."""
     import importlib
 
-    write: Callable[[Any], Path] = importlib.import_module("foresift.stages.report.page").write
-    return write
+    path: Path = importlib.import_module("foresift.stages.report.page").write(done)
+    return path
 
 
 def _quiet() -> None:

@@ -39,7 +39,7 @@ class Difference:
 
 def compare(before: Path, after: Path) -> Difference:
     """Join two `plan.parquet` files."""
-    joined = _read(before).join(_read(after), how="outer", lsuffix="_before", rsuffix="_after")
+    joined = _read(before, "_before").join(_read(after, "_after"), how="outer")
     was = joined["kept_before"].fillna(False).astype(bool)
     now = joined["kept_after"].fillna(False).astype(bool)
     both = joined[was & now]
@@ -53,11 +53,11 @@ def _place_among(both: pd.DataFrame, side: str) -> Any:
     return both.groupby(f"round_{side}")[f"position_{side}"].rank().fillna(-1)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, suffix: str) -> pd.DataFrame:
     frame = pq.read_table(path, columns=_COLUMNS).to_pandas()
     frame["id"] = [i.hex() for i in frame["id"]]
     frame["copy"] = frame.groupby("id").cumcount()
-    indexed: pd.DataFrame = frame.set_index(["id", "copy"])
+    indexed: pd.DataFrame = frame.set_index(["id", "copy"]).add_suffix(suffix)
     return indexed
 
 
