@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from foresift.pipeline.errors import RecipeError
+from foresift.pipeline.errors import DataError, RecipeError
 
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _AMOUNT = re.compile(
-    r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*(%|[kmbt]?)\s*(\w[\w.]*)?\s*$", re.I
+    r"\s*((?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)"
+    r"\s*(%|[kmbt](?![\w.])|)\s*([^\W\d][\w.-]*)?\s*",
+    re.I,
 )
 
 
@@ -32,15 +35,15 @@ class Budget:
         """Read `20%`, `1.5B tokens`, `10_000 rows`, `30% rows`, `5M n_bytes` or a number."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = repr(value)
-        match = _AMOUNT.match(value) if isinstance(value, str) else None
-        if not match:
+        match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+        if not match or not math.isfinite(float(re.sub("[_,]", "", match[1]))):
             raise RecipeError(
                 f"a budget is an amount and a unit, such as '20%', '1B tokens' or '500 rows'; "
                 f"got {value!r}",
                 where=where,
             )
         number, scale, unit = match.groups()
-        amount = float(number.replace(",", "").replace("_", ""))
+        amount = float(re.sub("[_,]", "", number))
         cost = {"tokens": "n_tokens", "token": "n_tokens", "row": "rows"}.get(
             unit, unit or "n_tokens"
         )
@@ -54,11 +57,18 @@ class Budget:
         """The cost of each row of a table."""
         if self.cost == "rows":
             return np.ones(table.num_rows, dtype=np.int64)
-        return np.asarray(table[self.cost], dtype=np.int64)
+        try:
+            column = table[self.cost].cast(pa.int64())
+        except pa.ArrowException as error:
+            raise DataError(f"a budget counts whole numbers: {error}", where=self.cost) from None
+        costs: npt.NDArray[np.int64] = column.fill_null(-1).to_numpy()
+        if costs.min(initial=0) < 0:
+            raise DataError("a budget cannot count missing or negative numbers", where=self.cost)
+        return costs
 
     def limit(self, costs: npt.NDArray[np.int64]) -> float:
-        """The absolute amount, given what there is."""
-        return self.amount * float(costs.sum()) if self.relative else self.amount
+        """The absolute amount, given what there is (7 % of 100 is 7 without a rounding error)."""
+        return round(self.amount * float(costs.sum()), 6) if self.relative else self.amount
 
     def take(
         self, order: npt.NDArray[np.int64], costs: npt.NDArray[np.int64]
@@ -74,7 +84,7 @@ class Budget:
         return order[:count]
 
     def __str__(self) -> str:
-        amount = f"{self.amount * 100:g}%" if self.relative else f"{self.amount:g}"
+        amount = f"{self.amount * 100:.12g}%" if self.relative else f"{self.amount:.15g}"
         return f"{amount} {self.cost}"
 
 
@@ -99,7 +109,6 @@ class Choice:
         table: pa.Table,
         budget: Budget,
         *,
-        kept_reason: str = "within budget",
         unranked_reason: str = "not eligible",
     ) -> Choice:
         """Keep the head of `order` that fills `budget`; rows missing from `order` are dropped."""
@@ -107,7 +116,6 @@ class Choice:
         rank = np.full(n, -1, dtype=np.int64)
         rank[order] = np.arange(len(order))
         reason = np.full(n, unranked_reason, dtype=object)
-        reason[order] = kept_reason
         choice = cls(
             kept=np.zeros(n, dtype=np.bool_),
             rank=rank,
@@ -133,3 +141,20 @@ class Choice:
         facts = {"budget": str(budget), "limit": limit.amount, "spent": spent}
         facts["short"] = bool(spent < limit.amount)
         return replace(self, kept=kept, reason=reason, facts={**self.facts, **facts})
+
+
+def scores(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """A column of numbers or booleans as float64; missing values are NaN."""
+    column = table[name]
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if pa.types.is_dictionary(column.type) or not _is_number(column.type):
+        raise DataError(f"rows are ranked by numbers, not by {column.type}", where=name)
+    values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
+    return values
+
+
+def _is_number(dtype: pa.DataType) -> bool:
+    types = pa.types
+    plain = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
+    return bool(plain or types.is_null(dtype))
