@@ -132,5 +132,6 @@ def restore_moments(path: Path, model: Any, optimizer: Any) -> int:
                     where=str(path),
                 )
             state = {m: value.to(parameter.device, torch.float32) for m, value in moments.items()}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
+            taken = torch.tensor(float(step), device=parameter.device)
+            optimizer.state[parameter] = {"step": taken, **state}
     return step

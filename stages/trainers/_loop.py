@@ -169,5 +169,5 @@ def adamw(
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=1e-8
+        [g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=1e-8, fused=True
     )
