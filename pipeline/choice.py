@@ -16,7 +16,7 @@ from foresift.pipeline.errors import DataError, RecipeError
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _AMOUNT = re.compile(
     r"\s*((?:[0-9]{1,3}(?:[_,][0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)"
-    r"\s*(%|[kmbt](?![\w.])|)\s*([^\W\d][\w.-]*)?\s*",
+    r"\s*(%|[kmbt](?![\w.])|)\s*([^\W\d_][\w.-]*)?\s*",
     re.I,
 )
 

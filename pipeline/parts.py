@@ -144,7 +144,7 @@ def _foreign(name: str, where: str) -> type[Part]:
     module_name, _, class_name = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise RecipeError(f"cannot load {name!r}: {error}", where=where) from error
     if not (isinstance(kind, type) and issubclass(kind, Part)):
         raise RecipeError(f"{name!r} is not a foresift Part", where=where)
