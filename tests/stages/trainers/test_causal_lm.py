@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from dataclasses import replace
@@ -371,3 +372,28 @@ def test_only_responses_are_learnt(model: Any, tmp_path: Path, job: Job) -> None
     assert facts["documents"] * int(encoded.lengths[0]) >= facts["tokens"] == 64
     assert encoded.counts.sum() == 8 * 4
     assert {r["row"] for r in ledger(out)} == set(range(facts["documents"]))
+
+
+def test_half_precision_keeps_full_precision_weights(
+    inputs: Inputs, tmp_path: Path, job: Job
+) -> None:
+    full, _ = train(inputs, tmp_path / "full", job, tokens=64)
+    half_inputs = replace(inputs, model=replace(inputs.model, dtype="bfloat16"))
+    half, out = train(half_inputs, tmp_path / "half", job, tokens=64)
+    assert {tensor.dtype for tensor in weights(out).values()} == {torch.float32}
+    assert half["loss_first"] != full["loss_first"]
+    assert half["loss_first"] == pytest.approx(full["loss_first"], rel=1e-2)
+
+
+def test_dropout_depends_on_the_seed(model: Any, tmp_path: Path, job: Job) -> None:
+    spec = model("gpt2")
+    config = json.loads(Path(spec.init).read_text())
+    Path(spec.init).write_text(json.dumps({**config, "resid_pdrop": 0.2}))
+    inputs = Inputs(corpus=make_corpus(tmp_path, [SQUARE]), model=spec)
+    seeds = {"one": 0, "same": 0, "other": 1}
+    one, same_seed, other = (
+        weights(train(inputs, tmp_path / name, job, tokens=64, seed=seed)[1])
+        for name, seed in seeds.items()
+    )
+    assert same(one, same_seed)
+    assert not same(one, other)
