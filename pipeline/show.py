@@ -124,33 +124,44 @@ def _losses(manifest: dict[str, Any], console: Console) -> None:
             str(arm["round"]),
             f"{arm['tokens']:,}",
             f"{arm['loss']:.4f}",
-            f"{arm['stderr']:.4f}",
+            "-" if arm["stderr"] is None else f"{arm['stderr']:.4f}",
         )
     console.print(table)
 
 
 def arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The loss of each arm after each round, with the tokens trained until then."""
-    trained: dict[str, dict[int, int]] = {}
-    for step in manifest["steps"]:
-        if step["verb"] == "train" and step["round"]:
-            by_round = trained.setdefault(step["line"], {})
-            by_round[step["round"]] = by_round.get(step["round"], 0) + step["facts"].get(
-                "tokens", 0
-            )
+    trained = _trained(manifest)
     found = []
     for each in manifest["evaluations"]:
-        tokens = sum(n for r, n in trained.get(each["line"], {}).items() if r <= each["round"])
+        line, repeat, round = each["line"], each["repeat"], each["round"]
+        rounds = range(1, round + 1)
         found.append(
             {
-                "arm": each["line"],
-                "repeat": each["repeat"],
-                "round": each["round"],
-                "tokens": tokens,
-                "loss": each["nll"],
-                "stderr": each["stderr"],
+                "arm": line,
+                "repeat": repeat,
+                "round": round,
+                "tokens": sum(trained.get((line, repeat, r), 0) for r in rounds),
+                "loss": each["token_mean"],
+                "stderr": each["token_mean_se"],
             }
         )
+    return found
+
+
+def _trained(manifest: dict[str, Any]) -> dict[tuple[str, int, int], int]:
+    """(line, repeat, round) -> tokens trained in it; the steps of a repeat follow one another."""
+    repeats = 1 + max((e["repeat"] for e in manifest["evaluations"]), default=0)
+    tokens: dict[tuple[str, int], list[int]] = {}
+    for step in manifest["steps"]:
+        if step["verb"] == "train" and step["round"]:
+            place = (step["line"], step["round"])
+            tokens.setdefault(place, []).append(step["facts"].get("tokens", 0))
+    found: dict[tuple[str, int, int], int] = {}
+    for (line, round), each in tokens.items():
+        for position, n in enumerate(each):
+            place = (line, position * repeats // len(each), round)
+            found[place] = found.get(place, 0) + n
     return found
 
 
