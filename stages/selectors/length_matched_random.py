@@ -6,12 +6,13 @@ with one bin below its shortest and one above its longest row. Bin b has the quo
 
     q_b = sum of cost over T in bin b          (tokens; sum_b q_b = the default budget)
 
-Within a bin rows stand in the order of U(seed, id). All bins are consumed at the same relative
-speed: row i of bin b is reached at the time t_i at which bin b has given out all cost before i and
-half of i's, when it gives out q_b per unit of time. A bin that is empty hands its rate to the
-nearest bin that is not. Rows ordered by t_i therefore match the target at *every* budget, and
-re-cutting the choice is exact. Rows of T may be drawn too. A target without cost puts no weight on
-any bin: then every bin gives out what it has, which is a plain random sample.
+Within a bin rows stand in the order of U(seed, id); outside the range of T, nearest length first.
+All bins are consumed at the same relative speed: row i of bin b is reached at the time t_i at which
+bin b has given out all cost before i and half of i's, when it gives out q_b per unit of time. A bin
+that is empty hands its rate to the nearest bin that is not. Rows ordered by t_i therefore match the
+target at *every* budget, and re-cutting the choice in the same unit is exact. Rows of T may be
+drawn too. A target without cost puts no weight on any bin: then every bin gives out what it has,
+which is a plain random sample.
 
 Facts: bin edges, target and achieved cost of each bin, and the Kolmogorov-Smirnov distance between
 the lengths of the sample and of the target (largest difference of their distribution functions,
@@ -66,12 +67,13 @@ class LengthMatchedRandom(Selector):
         bin_of = np.searchsorted(edges, length, side="right")
         supply = _cost_by_bin(bin_of, costs, known, len(edges) + 1)
         quota = _cost_by_bin(bin_of, costs, target, len(edges) + 1)
-        time = np.full(table.num_rows, np.nan)
-        draws = rng.uniform(table["id"])
         schedule = _schedule(supply, quota if quota.any() else supply)
+        draws = rng.uniform(table["id"])
+        outside = {0: -length, len(edges): length} if len(edges) else {}
+        time = np.full(table.num_rows, np.nan)
         for number, (spent, at) in enumerate(schedule):
             rows = np.flatnonzero(known & (bin_of == number))
-            rows = rows[np.argsort(draws[rows], kind="stable")]
+            rows = rows[np.lexsort((draws[rows], outside.get(number, draws)[rows]))]
             middle = np.cumsum(costs[rows]) - costs[rows] / 2
             time[rows] = np.interp(middle, spent, at)
         choice = cut(-time, table, budget, "no length")
