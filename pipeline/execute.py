@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from foresift.pipeline.corpus import DECISION, Corpus, Shard
 from foresift.pipeline.lm.model import ModelSpec
 from foresift.pipeline.nouns import (
+    SMALL_BYTES,
     FittedScorer,
     Job,
     ModelScorer,
@@ -42,8 +43,8 @@ from foresift.pipeline.store import (
 )
 from foresift.pipeline.tables import ID
 
-#: bytes of content below which starting processes costs more than it saves
-SMALL_BYTES, SMALL_MODEL_BYTES = 48 << 20, 1 << 20
+#: as SMALL_BYTES, for a model pass, which does a thousand times more for each byte
+SMALL_MODEL_BYTES = 1 << 20
 
 
 def execute(step: Step, job: Job, group: Sequence[Step] = ()) -> Facts:

@@ -153,6 +153,10 @@ class Stage(Part):
         """Do the work; the facts returned become `stage.json`."""
 
 
+#: bytes of content below which starting processes costs more than they save
+SMALL_BYTES = 48 << 20
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one worker of a job holds."""
@@ -233,7 +237,7 @@ def replace(part: Any, **changes: Any) -> Any:
 
 
 __all__ = [
-    "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts", "FittedScorer", "Inputs",
-    "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng", "Scorer", "Selector",
-    "Shard", "Stage", "StepDir", "replace",
+    "SMALL_BYTES", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts",
+    "FittedScorer", "Inputs", "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng",
+    "Scorer", "Selector", "Shard", "Stage", "StepDir", "replace",
 ]  # fmt: skip

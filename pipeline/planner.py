@@ -100,11 +100,11 @@ class _Planner:
         return last
 
     def _evaluate(self, evidence: Evidence, line: Line, repeat: int, number: int) -> None:
-        corpus = self._view(line, evidence.on, "evidence.on").only_holdout()
+        corpus = self._view(line, evidence.data, "evidence.data").only_holdout()
         model = self._model(line, "latest", "evidence")
         fp = digest(["evaluate", Evaluate().fingerprint, self._lineage(corpus), model.digest])
         step = self._add(
-            "evaluate", evidence.on, Evaluate(), "evidence", fp, line, number,
+            "evaluate", evidence.data, Evaluate(), "evidence", fp, line, number,
             inputs=Inputs(corpus=corpus, model=model.spec, round=number),
         )  # fmt: skip
         self.evaluations.append((line.name, repeat, number, step.path))
@@ -131,7 +131,7 @@ class _Planner:
         handlers[spec.verb](spec, line, number)
 
     def _score(self, spec: StepSpec, line: Line, number: int) -> None:
-        corpus = self._view(line, spec.on, spec.where)
+        corpus = self._view(line, spec.data, spec.where)
         added = corpus
         for name, part in spec.parts:
             reads = self._columns(corpus, cast(Any, part).needs, f"{spec.where} (score {name})")
@@ -147,12 +147,12 @@ class _Planner:
                 group=digest([self._lineage(corpus), model.digest]) if model else "",
             )  # fmt: skip
             added = added.with_columns(name, step.path, list(cast(Any, part).columns))
-        line.views[spec.on] = added
+        line.views[spec.data] = added
 
     def _decide(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]
         where = f"{spec.where} ({spec.verb} {name})"
-        corpus = self._view(line, spec.on, where)
+        corpus = self._view(line, spec.data, where)
         wanted = [*cast(Any, part).needs]
         if spec.budget and spec.budget.cost != "rows":
             wanted.append(spec.budget.cost)
@@ -167,15 +167,15 @@ class _Planner:
             inputs=Inputs(corpus=corpus, round=number), rng=rng,
             gives=tuple(f"{name}.{c}" for c in given),
         )  # fmt: skip
-        line.views[spec.on] = corpus.with_columns(name, step.path, given).with_mask(step.path)
-        line.orders.pop(spec.on, None)
-        if spec.on == "data":
+        line.views[spec.data] = corpus.with_columns(name, step.path, given).with_mask(step.path)
+        line.orders.pop(spec.data, None)
+        if spec.data == "data":
             line.decisions.append(step.path)
 
     def _order(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]
         where = f"{spec.where} (order {name})"
-        corpus = self._view(line, spec.on, where)
+        corpus = self._view(line, spec.data, where)
         reads = self._columns(corpus, cast(Any, part).needs, where)
         rng = line.rng.at("order", name, number)
         fp = digest(["order", part.fingerprint, self._lineage(corpus, reads), number, rng.key])
@@ -183,19 +183,19 @@ class _Planner:
             "order", name, part, spec.where, fp, line, number, reads=reads, rng=rng,
             inputs=Inputs(corpus=corpus, round=number),
         )  # fmt: skip
-        line.orders[spec.on] = StepDir(step.path)
+        line.orders[spec.data] = StepDir(step.path)
 
     def _train(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]
         where = f"{spec.where} (train {name})"
-        corpus = self._view(line, spec.on, where)
-        if spec.on not in line.orders:
+        corpus = self._view(line, spec.data, where)
+        if spec.data not in line.orders:
             shuffle = find("order", "shuffle").parse({}, where)
             self._order(
-                StepSpec("order", (("shuffle", shuffle),), spec.where, spec.on), line, number
+                StepSpec("order", (("shuffle", shuffle),), spec.where, spec.data), line, number
             )
         model = self._model(line, spec.model, where)
-        order = line.orders[spec.on]
+        order = line.orders[spec.data]
         rng = line.rng.at("train", name, number)
         lineage = [self._lineage(corpus), self.steps[order.path].fingerprint, model.digest]
         fp = digest(["train", part.fingerprint, lineage, number, rng.key])
@@ -211,9 +211,9 @@ class _Planner:
     def _export(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]
         where = f"{spec.where} (export {name})"
-        corpus = self._view(line, spec.on, where)
+        corpus = self._view(line, spec.data, where)
         reads = self._columns(corpus, cast(Any, part).needs, where)
-        order = line.orders.get(spec.on)
+        order = line.orders.get(spec.data)
         parent = self.steps[order.path].fingerprint if order else None
         fp = digest(["export", part.fingerprint, self._lineage(corpus, reads), parent])
         self._add(

@@ -6,10 +6,10 @@
     model, models       the model that is trained, and further ones by name
     steps               a list of `{<verb>: <part>, ...fields}`
     rounds              `{count, consume, steps}`: steps repeated, each round from what is left
-    evidence            `{against, on, repeats}`: baselines at equal tokens, on a data set's holdout
+    evidence            `{against, data, repeats}`: baselines at equal tokens, on its holdout
     report              whether the run ends with a page
 
-Beside the fields of its part, a step may carry `as` (its name in columns), `on` (its data set),
+Beside the fields of its part, a step may carry `as` (its name in columns), `data` (its data set),
 `model` (for scores: `latest`, `init` or a named model) and, for trainers, `from` (likewise).
 """
 
@@ -33,7 +33,7 @@ from foresift.pipeline.parts import VERBS, Part, find
 #: keys a step may carry besides verb and fields -> the verbs that know them
 _EXTRAS = {
     "as": tuple(VERBS),
-    "on": ("score", "dedup", "select", "order", "train", "export"),
+    "data": ("score", "dedup", "select", "order", "train", "export"),
     "model": ("score",),
     "from": ("train",),
     "budget": ("select",),
@@ -48,7 +48,7 @@ class StepSpec:
     parts: tuple[tuple[str, Part], ...]
     """(name in columns, part); several only for `score`."""
     where: str
-    on: str = "data"
+    data: str = "data"
     model: str = "latest"
     budget: Budget | None = None
     named: bool = False
@@ -77,7 +77,7 @@ class Evidence(Part):
 
     against: list[str] = field(default_factory=lambda: ["random", "length_matched_random"])
     """Selectors that take the place of the recipe's own, with the same budget."""
-    on: str = "data"
+    data: str = "data"
     """The data set whose holdout measures every model."""
     repeats: int = 1
     """How often everything is trained, each time from other draws and other initial weights."""
@@ -237,7 +237,7 @@ def step_of(fields: dict[str, Any], where: str, verbs: Sequence[str] = ()) -> St
         verb=verb,
         parts=parts,
         where=where,
-        on=str(extras.get("on", "data")),
+        data=str(extras.get("data", "data")),
         model=str(extras.get("model", extras.get("from", "latest"))),
         budget=budget,
         named="as" in extras,

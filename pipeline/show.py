@@ -155,8 +155,9 @@ def _trained(manifest: dict[str, Any]) -> dict[tuple[str, int, int], int]:
     tokens: dict[tuple[str, int], list[int]] = {}
     for step in manifest["steps"]:
         if step["verb"] == "train" and step["round"]:
-            place = (step["line"], step["round"])
-            tokens.setdefault(place, []).append(step["facts"].get("tokens", 0))
+            tokens.setdefault((step["line"], step["round"]), []).append(
+                step["facts"].get("tokens", 0)
+            )
     found: dict[tuple[str, int, int], int] = {}
     for (line, round), each in tokens.items():
         for position, n in enumerate(each):

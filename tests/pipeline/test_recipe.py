@@ -56,7 +56,7 @@ LETTERS = {"score": "tests.parts:Letters", "as": "letters"}
         ({"steps": [{"score": "nowhere.module:Class"}]}, r"steps\[0\]: cannot load 'nowhere.mod"),
         ({"steps": [{"score": "json:JSONDecoder"}]}, r"steps\[0\]: .*is not a foresift Part"),
         ({"steps": [{"score": "loss"}]}, r"steps\[0\]: needs a model"),
-        ({"steps": [LETTERS | {"on": "other"}]}, r"steps\[0\]: no data set 'other'"),
+        ({"steps": [LETTERS | {"data": "other"}]}, r"steps\[0\]: no data set 'other'"),
         ({"rounds": {"count": 0, "steps": []}}, "rounds: .*count must be at least 1"),
         ({"evidence": {}}, "evidence: evidence needs `rounds`"),
         ({"data": {"read": "jsonl", "paths": []}}, "data"),
