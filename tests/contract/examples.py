@@ -1,0 +1,56 @@
+"""Fields with which the conformance suite builds parts.
+
+A part whose fields all have defaults needs no entry: it is built without fields. A part with a
+required field needs one; several mappings try several variants. Column names are those of
+`samples.py`: `s.u` (distinct numbers), `s.gap` (numbers with NaN and null), `s.flag` (booleans with
+null), `n_bytes`, `n_tokens`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foresift.pipeline import parts
+from foresift.pipeline.parts import Part
+
+FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("read", "hf"): [{"paths": ["saved"]}],
+    ("read", "jsonl"): [{"paths": ["data/*.jsonl"]}],
+    ("read", "parquet"): [{"paths": ["data/*.parquet"]}],
+    ("read", "text"): [{"paths": ["docs"]}],
+    ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
+    ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
+    ("score", "ifd"): [{}, {"variant": "ppl_ratio"}],
+    ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
+    ("select", "gumbel_topk"): [
+        {"by": "s.u"},
+        {"by": "s.gap", "variant": "discard_pl", "standardise": True, "lowest": True},
+    ],
+    ("select", "length_matched_random"): [{"like": "s.flag"}, {"like": "s.flag", "by": "n_bytes"}],
+    ("select", "topk"): [{"by": "s.u"}, {"by": "s.gap", "lowest": True}],
+    ("select", "where"): [
+        {"keep": "s.u > 0 and not s.flag"},
+        {"keep": "s.gap is not null or n_tokens / 2 > 9 and s.u not in [1, 2]"},
+    ],
+    ("order", "folding"): [{"by": "s.u"}, {"by": "s.u", "folds": 7, "variant": "paper"}],
+    ("order", "sorted"): [{"by": "s.u"}, {"by": "s.u", "descending": True}],
+    ("train", "command"): [{"command": ["true"]}],
+}
+
+
+def on_disk(*verbs: str) -> list[tuple[str, str]]:
+    """(verb, name) of every part that lies in the folders of these verbs (all by default)."""
+    return [(verb, name) for verb in verbs or parts.VERBS for name in parts.names(verb)]
+
+
+def build(verb: str, name: str) -> list[Part]:
+    """The example parts; fails with what to do where a required field has no example."""
+    kind = parts.find(verb, name)
+    tried = FIELDS.get((verb, name), [{}])
+    try:
+        return [kind.parse(fields, f"{verb} {name}") for fields in tried]
+    except ValueError as error:
+        raise AssertionError(
+            f"the conformance suite cannot build {kind.__name__}: {error}. "
+            f"Give ({verb!r}, {name!r}) working fields in tests/contract/examples.py"
+        ) from error

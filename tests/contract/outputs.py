@@ -1,0 +1,79 @@
+"""What every part on disk gives for the samples, as digests; run as a module it prints them.
+
+Two processes must agree: nothing may depend on hash seeds, environment, clock or process.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from foresift.pipeline.nouns import Budget, Choice, FittedScorer, Order, Part, Rng, Selector
+from foresift.pipeline.parts import digest
+from tests.contract import samples
+from tests.contract.checks import written
+from tests.contract.examples import build, on_disk
+
+CONTENT = ("text", "pair", "messages")
+RNG = Rng(7).at("contract")
+
+
+def fit(part: Any, kind: str, out: Path) -> Path:
+    """Fit where that is needed; returns the folder that holds what was learned."""
+    if isinstance(part, FittedScorer):
+        out.mkdir(parents=True)
+        names = [*samples.content(kind).column_names, "id", *part.needs]
+        part.fit([samples.table(kind).select(list(dict.fromkeys(names)))], out)
+    return out
+
+
+def choose(part: Selector, rows: Sequence[int]) -> tuple[list[bytes], Choice]:
+    """A selector given the columns it needs and the cost column, at a third of the tokens."""
+    table = samples.table().select(list(dict.fromkeys(["id", "n_tokens", *part.needs])))
+    table = table.take(pa.array(rows, pa.int64()))
+    return table["id"].to_pylist(), part.select(table, Budget(0.33, True), RNG)
+
+
+def arrange(part: Order, rows: Sequence[int]) -> tuple[list[bytes], np.ndarray]:
+    """An order given the columns it needs."""
+    table = samples.table().select(list(dict.fromkeys(["id", *part.needs])))
+    table = table.take(pa.array(rows, pa.int64()))
+    return table["id"].to_pylist(), part.order(table, RNG)
+
+
+def result(verb: str, part: Part) -> Any:
+    """Everything the part gives for the sample, as plain values."""
+    rows = range(samples.ROWS)
+    if isinstance(part, Selector):
+        choice = choose(part, rows)[1]
+        return [choice.kept.tolist(), choice.rank.tolist(), choice.reason.tolist(), choice.facts]
+    if isinstance(part, Order):
+        return arrange(part, rows)[1].tolist()
+    if verb != "score":
+        return None
+    found = []
+    for kind in CONTENT:
+        with tempfile.TemporaryDirectory() as folder:
+            fitted = fit(part, kind, Path(folder) / "fitted")
+            scores = samples.measure(part, rows, kind, fitted)  # type: ignore[arg-type]
+            found.append(written(scores, part.columns))  # type: ignore[attr-defined]
+    return found
+
+
+def digests() -> dict[str, str]:
+    """`verb name #example` -> digest of fingerprint and results."""
+    return {
+        f"{verb} {name} #{number}": digest([part.fingerprint, result(verb, part)])
+        for verb, name in on_disk()
+        for number, part in enumerate(build(verb, name))
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(digests()))

@@ -1,0 +1,207 @@
+"""The conformance suite: every part found on disk goes through the checks of its noun.
+
+A new part needs no test here. If it has a required field, `examples.py` says how to build it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from foresift.pipeline import parts
+from foresift.pipeline.nouns import Choice, Column, FittedScorer, ModelScorer, Part, Selector
+from foresift.stages.selectors.topk import TopK
+from tests.contract import checks, examples, outputs, samples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def every(*verbs: str) -> pytest.MarkDecorator:
+    found = examples.on_disk(*verbs)
+    return pytest.mark.parametrize(("verb", "name"), found, ids=[f"{v}-{n}" for v, n in found])
+
+
+@every()
+def test_part_is_documented_and_has_an_example(verb: str, name: str) -> None:
+    checks.is_documented(parts.find(verb, name))
+    assert examples.build(verb, name)
+
+
+@every()
+def test_use_leaves_no_trace(verb: str, name: str) -> None:
+    for part in examples.build(verb, name):
+        checks.use_leaves_no_trace(part, lambda part=part: outputs.result(verb, part))
+
+
+@every("score")
+@pytest.mark.parametrize("kind", outputs.CONTENT)
+def test_scores(verb: str, name: str, kind: str, tmp_path: Path) -> None:
+    for number, part in enumerate(examples.build(verb, name)):
+        columns: Any = part.columns  # type: ignore[attr-defined]
+        fitted = outputs.fit(part, kind, tmp_path / str(number))
+
+        def score(rows: Any, part: Any = part, fitted: Path = fitted) -> Any:
+            return samples.measure(part, rows, kind, fitted)
+
+        checks.declares_what_it_gives(score(range(samples.ROWS)), columns, samples.ROWS)
+        checks.rows_stand_alone(score, columns, samples.ROWS)
+
+
+@every("score")
+def test_scorers_leave_their_input_alone(verb: str, name: str, tmp_path: Path) -> None:
+    for number, part in enumerate(examples.build(verb, name)):
+        if isinstance(part, ModelScorer):
+            tokens, signals = samples.window(part, range(samples.ROWS))
+            arrays = {**signals.token, **signals.document, "offsets": signals.offsets}
+            arrays |= {"lengths": tokens.lengths, "cut": tokens.cut, "prompted": tokens.prompted}
+            checks.signals_are_left_alone(
+                lambda part=part, given=(tokens, signals): part.score(*given), arrays
+            )
+        else:
+            fitted = outputs.fit(part, "text", tmp_path / str(number))
+            extra = [fitted] if isinstance(part, FittedScorer) else []
+            use: Any = part
+            checks.input_is_left_alone(
+                lambda t, use=use, extra=extra: use.score(t, *extra), samples.table()
+            )
+
+
+@every("select")
+def test_selectors(verb: str, name: str) -> None:
+    for part in examples.build(verb, name):
+        assert isinstance(part, Selector)
+        assert isinstance(part.needs, tuple)
+
+        def choose(rows: Any, part: Selector = part) -> tuple[list[bytes], Choice]:
+            return outputs.choose(part, rows)
+
+        choice = choose(range(samples.ROWS))[1]
+        checks.decides_on_every_row(choice, samples.ROWS)
+        assert 0 < choice.kept.sum() < samples.ROWS, "the example should keep some rows, not all"
+        checks.choice_belongs_to_ids(choose, samples.ROWS)
+        checks.input_is_left_alone(
+            lambda t, part=part: part.select(t, outputs.Budget(0.33, True), outputs.RNG),
+            samples.table(),
+        )
+
+
+@every("order")
+def test_orders(verb: str, name: str) -> None:
+    for part in examples.build(verb, name):
+        use: Any = part
+        checks.order_is_a_permutation(
+            lambda rows, use=use: outputs.arrange(use, rows), samples.ROWS
+        )
+        checks.input_is_left_alone(lambda t, use=use: use.order(t, outputs.RNG), samples.table())
+
+
+def test_two_processes_agree_on_every_part() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.contract.outputs"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo", "LANG": "C"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == outputs.digests()
+
+
+# -- the checks themselves find what they are there to find ------------------------------------
+
+
+class Careless:
+    """Scores that break one rule each."""
+
+    columns: ClassVar = {"utility": Column(pa.float64(), "count", "higher")}
+
+    @staticmethod
+    def by_batch(rows: Any) -> dict[str, Any]:
+        return {"utility": np.full(len(rows), float(len(rows)))}
+
+    @staticmethod
+    def by_place(rows: Any) -> dict[str, Any]:
+        return {"utility": np.arange(len(rows), dtype=np.float64)}
+
+    @staticmethod
+    def short(rows: Any) -> dict[str, Any]:
+        return {"utility": np.zeros(max(len(rows) - 1, 0))}
+
+    @staticmethod
+    def misnamed(rows: Any) -> dict[str, Any]:
+        return {"usefulness": np.zeros(len(rows))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unexplained(Part):
+    """A part with a field nobody explains."""
+
+    depth: int = 1
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (Careless.by_batch, "depends on the batch"),
+        (Careless.by_place, "depends on the order"),
+    ],
+)
+def test_rows_that_do_not_stand_alone_are_found(score: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks.rows_stand_alone(score, Careless.columns, 12)
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [(Careless.short, "11 values for 12 rows"), (Careless.misnamed, "gives .'usefulness'.")],
+)
+def test_undeclared_columns_are_found(score: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks.declares_what_it_gives(score(range(12)), Careless.columns, 12)
+
+
+def test_writing_to_the_input_is_found() -> None:
+    table = pa.table({"x": pa.array(np.zeros(4))})
+
+    def spoil(given: pa.Table) -> None:
+        values = np.frombuffer(given["x"].chunk(0).buffers()[1], dtype=np.float64)
+        values.flags.writeable = True
+        values[0] = 1
+
+    with pytest.raises((AssertionError, ValueError)):
+        checks.input_is_left_alone(spoil, table)
+    signal = np.zeros(3)
+    with pytest.raises(AssertionError, match="nll was changed"):
+        checks.signals_are_left_alone(lambda: signal.fill(1), {"nll": signal})
+
+
+def test_use_that_changes_the_part_is_found() -> None:
+    part = TopK(by="s.u")
+    with pytest.raises(AssertionError, match="fingerprint"):
+        checks.use_leaves_no_trace(part, lambda: object.__setattr__(part, "by", "s.v"))
+
+
+def test_an_unexplained_part_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"fields without a text under them: \['depth'\]"):
+        checks.is_documented(Unexplained)
+
+
+def test_a_part_without_an_example_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(examples.FIELDS, ("select", "topk"))
+    with pytest.raises(AssertionError, match=r"\('select', 'topk'\) working fields"):
+        examples.build("select", "topk")
+
+
+def test_examples_name_parts_that_exist() -> None:
+    assert set(examples.FIELDS) <= set(examples.on_disk())
+    assert all(isinstance(p, Part) for v, n in examples.on_disk() for p in examples.build(v, n))
