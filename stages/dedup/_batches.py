@@ -1,0 +1,38 @@
+"""The documents of a shard as bytes, in groups that fit the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from foresift.pipeline.corpus import Shard
+from foresift.pipeline.tables import content_columns, content_texts, string_views
+from foresift.stages.dedup._text import Buffer
+
+#: bytes of content after which a group is handed on; larger ones leave the second-level cache
+GROUP_BYTES = 256 << 10
+
+
+def documents(table: pa.Table) -> Iterator[Buffer]:
+    """The content of each row as UTF-8 bytes; plain texts are not copied."""
+    if content_columns(table.column_names) == ["text"]:
+        yield from string_views(table["text"])
+    else:
+        yield from (text.encode() for text in content_texts(table))
+
+
+def groups(shard: Shard) -> Iterator[tuple[pa.Table, list[Buffer]]]:
+    """The alive rows of a shard: `id` of a few rows, and their documents."""
+    for table, _ in shard.stream():
+        group: list[Buffer] = []
+        size = done = 0
+        for document in documents(table):
+            group.append(document)
+            size += len(document)
+            if size >= GROUP_BYTES:
+                yield table.select(["id"]).slice(done, len(group)), group
+                done += len(group)
+                group, size = [], 0
+        if group:
+            yield table.select(["id"]).slice(done, len(group)), group
