@@ -33,6 +33,9 @@ from foresift.pipeline.lm.signals import (
 from foresift.pipeline.nouns import ModelScorer
 from foresift.pipeline.tables import content_columns
 
+#: where `batch_tokens` is 0: on a CPU activations that stay near the cache; on a GPU enough work
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+
 
 def score_table(
     table: pa.Table, spec: ModelSpec, scorers: Sequence[ModelScorer]
@@ -115,6 +118,7 @@ def _head(model: Any) -> heads.Head:
 def compute(encoded: Encoded, loaded: Loaded, names: Sequence[str], batch_tokens: int) -> Signals:
     """The named signals (without suffix) of encoded documents, in row order."""
     validate(names)
+    batch_tokens = batch_tokens or BATCH_TOKENS["cpu" if loaded.device == "cpu" else "cuda"]
     counts = segment_sums(encoded.counts, encoded.offsets).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     head = _head(loaded.model)

@@ -1,10 +1,10 @@
 """The output layer in tiles: softmax statistics of many tokens without their logits in memory.
 
 The [tokens, vocabulary] matrix is computed tile by tile (ROWS x COLUMNS), and each tile is reduced
-while it lies in cache. With the tile's largest logit m, its s = sum exp(z - m) and its
-q = sum exp(z - m) (z - m), tiles merge exactly: with M = max m and w = exp(m - M),
+while it lies in cache. With the tile's softmax p, its largest logit m, its s = sum exp(z - m) =
+1 / max p and its q = sum p (z - m), tiles merge exactly: with M = max m and w = exp(m - M),
 
-    S = sum w s        Q = sum w (q + (m - M) s)
+    S = sum w s        Q = sum w s (q + m - M)
     nll = log S + M - z_target      entropy = log S - Q / S
     top_prob = 1 / S                margin = (1 - exp(second - M)) / S
 
@@ -124,7 +124,7 @@ def _sweep(
     """The statistics of each tile of these rows: [tiles, rows] each."""
     vocabulary, columns = len(head.weight), head.tile[1]
     space = hidden.new_empty(len(hidden) * min(columns, vocabulary), dtype=FLOAT)
-    spare = torch.empty_like(space) if "entropy" in names else space
+    spare = torch.empty_like(space)
     found: dict[str, list[torch.Tensor]] = {}
     for start in range(0, vocabulary, columns):
         stop = min(start + columns, vocabulary)
@@ -137,11 +137,11 @@ def _sweep(
             tile["top"], tile["second"] = _top_two(z)
         else:
             tile["top"] = z.amax(1)
-        z.sub_(tile["top"][:, None])
-        e = torch.exp(z, out=spare[: z.numel()].view_as(z))
-        tile["sum"] = e.sum(1)
+        z.sub_(tile["top"][:, None])  # the largest is now 0, so its probability is 1 / sum
+        p = torch.softmax(z, 1, out=spare[: z.numel()].view_as(z))
+        tile["sum"] = 1 / p.amax(1)
         if "entropy" in names:
-            tile["weighted"] = e.mul_(z).sum(1)
+            tile["mean"] = p.mul_(z).sum(1)
         for name, values in tile.items():
             found.setdefault(name, []).append(values)
     return {name: torch.stack(values) for name, values in found.items()}
@@ -173,8 +173,8 @@ def _merge(tiles: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, 
     if "nll" in names:
         merged["nll"] = log_norm - tiles["target"].double().amax(0)
     if "entropy" in names:
-        weighted = (w * (tiles["weighted"].double() + (m - top) * s)).sum(0)
-        merged["entropy"] = (total.log() - weighted / total).clamp_min(0)
+        mean = (w * s * (tiles["mean"].double() + m - top)).sum(0) / total
+        merged["entropy"] = (total.log() - mean).clamp_min(0)
     if "top_prob" in names:
         merged["top_prob"] = 1 / total
     if "margin" in names:

@@ -46,8 +46,8 @@ class ModelSpec(Part):
     """What stands before the response of a `prompt` + `response` row."""
     device: str = tuning("auto")
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
-    batch_tokens: int = tuning(16384)
-    """Tokens in one forward, padding included."""
+    batch_tokens: int = tuning(0)
+    """Tokens in one forward, padding included; 0: 2048 on a CPU, 65536 on a GPU."""
     threads: int = tuning(1)
     """CPU threads of one scoring worker; workers are processes."""
 
@@ -56,6 +56,8 @@ class ModelSpec(Part):
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise ValueError("max_length must be at least 2: a start token and one to predict")
+        if self.batch_tokens < 0 or self.threads < 1:
+            raise ValueError("batch_tokens must not be negative, and threads at least 1")
         if "{prompt}" not in self.template:
             raise ValueError("template must contain {prompt}")
 

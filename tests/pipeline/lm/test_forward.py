@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tests.pipeline.lm.conftest import SHAPES, Make
 
 from foresift.pipeline.lm import head as heads
 from foresift.pipeline.lm.encode import Encoded, encode
 from foresift.pipeline.lm.forward import compute
 from foresift.pipeline.lm.model import Loaded, load
 from foresift.pipeline.lm.signals import DOCUMENT, TOKEN
+from tests.pipeline.lm.conftest import SHAPES, Make
 
 NAMES = [*TOKEN, *DOCUMENT]
 TEXTS = ["", "a", "the cat sat on the mat", "x" * 70, "Grüße aus Köln", "0123456789" * 9, "b"]
