@@ -46,7 +46,7 @@ def bucket_pairs(keys: Keys, window: int = 0) -> Ints:
     `window` 0 pairs each row with the first of its bucket, enough to join the whole bucket; w > 0
     pairs it with up to w rows before it in the bucket.
     """
-    columns = keys.reshape(len(keys), -1)
+    columns = keys if keys.ndim == 2 else keys[:, None]
     order = np.lexsort(columns.T[::-1])
     ranked = columns[order]
     fresh = np.ones(len(order), dtype=np.bool_)
