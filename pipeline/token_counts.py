@@ -34,6 +34,14 @@ def count_tokens(table: pa.Table, tokenizer: str) -> npt.NDArray[np.int64]:
     return np.asarray(counts, dtype=np.int64)
 
 
+def check_tokenizer(tokenizer: str) -> None:
+    """Raise a located error if the tokenizer does not load."""
+    if tokenizer not in ("", "bytes"):
+        from foresift.pipeline.lm.model import load_tokenizer
+
+        load_tokenizer(tokenizer)
+
+
 def token_rule(tokenizer: str) -> str:
     """How tokens were counted, in words for manifests and reports."""
     return tokenizer or "estimated n_bytes/4"

@@ -21,7 +21,7 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.nouns import SMALL_BYTES, Inputs, Job, Resources, Stage
 from foresift.pipeline.store import Facts, StepDir, add_counts, publish, shard_facts, temporary
 from foresift.pipeline.tables import BASE, CONTENT
-from foresift.pipeline.token_counts import token_rule
+from foresift.pipeline.token_counts import check_tokenizer, token_rule
 from foresift.stages.readers._files import File, content_digest, find_files
 from foresift.stages.readers._shards import ReadUnit
 from foresift.stages.readers._units import Batch, Piece, Rejects, Unit
@@ -120,6 +120,7 @@ class Reader(Stage):
             yield group
 
     def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
+        check_tokenizer(self.tokenizer)
         units = self.units()
         paths = [out.shard(unit.name) for unit in units]
         _forget_shards_without_rejects(out, paths)

@@ -67,7 +67,7 @@ class Jsonl(RowReader):
         return known.get(ours) or pa.type_for_alias(self.types.get(ours, "string"))
 
     def pieces(self, files: list[File]) -> Iterator[Piece]:
-        step = (self.shard_mb << 20) // STEP * STEP
+        step = self._step
         for file in files:
             if not file.path.endswith((".jsonl", ".ndjson")) or file.size <= step:
                 yield Piece(file, file.size)
@@ -76,6 +76,11 @@ class Jsonl(RowReader):
             for start in range(0, file.size, step):
                 stop = min(start + step, file.size)
                 yield Piece(file, stop - start, start, stop, 1 + newlines[start // STEP])
+
+    @property
+    def _step(self) -> int:
+        """Bytes of one range: a multiple of the steps at which newlines are counted."""
+        return (self.shard_mb << 20) // STEP * STEP
 
     def batches(self, unit: Unit, rejects: Rejects) -> Iterator[Batch]:
         for piece in unit.pieces:
@@ -196,12 +201,15 @@ class Jsonl(RowReader):
     def _typed(self, ours: str, value: Any) -> Any:
         """A number or truth value of the declared type; an integer may stand for a float."""
         kind = self._type(ours)
-        if not isinstance(value, bool) and isinstance(value, int) and pa.types.is_floating(kind):
-            value = float(value) if abs(value) < 1 << 1000 else value
+        python: type = bool if pa.types.is_boolean(kind) else int
         try:
-            return pa.scalar(value, kind).as_py()
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            raise BadRow(f"{ours} is {kind_of(value)}, not {kind}") from None
+            if pa.types.is_floating(kind) and type(value) in (int, float):
+                return float(value)
+            if type(value) is python:
+                return pa.scalar(value, kind).as_py()
+        except (pa.ArrowException, OverflowError):
+            pass  # an integer that does not fit
+        raise BadRow(f"{ours} is {kind_of(value)}, not {kind}")
 
 
 def _is_array(piece: Piece) -> bool:
