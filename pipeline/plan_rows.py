@@ -14,6 +14,7 @@ temporary folder (`TMPDIR`); a plan that fits in one window is never written. Me
 from __future__ import annotations
 
 import itertools
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,8 @@ def rows_in_plan_order(
     shards = corpus.shards()
     windows = _windows(entries, shards, window_rows, window_bytes)
     with tempfile.TemporaryDirectory(prefix="foresift-rows-") as folder:
-        spill = _Spill(Path(folder), 2 * window_bytes)
+        several = len(windows) > 0 and windows[0] != windows[-1]
+        spill = _Spill(Path(folder), window_bytes if several else sys.maxsize)
         numbers = np.asarray(entries["shard"])
         for number in np.unique(numbers):
             mine = np.flatnonzero(numbers == number)
