@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -12,6 +12,8 @@ from foresift.stages.dedup._text import Buffer
 
 #: bytes of content after which a group is handed on; larger ones leave the second-level cache
 GROUP_BYTES = 256 << 10
+#: rows of a sidecar that are written together
+WRITE_ROWS = 1 << 15
 
 
 def documents(table: pa.Table) -> Iterator[Buffer]:
@@ -36,3 +38,17 @@ def groups(shard: Shard) -> Iterator[tuple[pa.Table, list[Buffer]]]:
                 group, size = [], 0
         if group:
             yield table.select(["id"]).slice(done, len(group)), group
+
+
+def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together, so that the file has few row groups."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        if rows >= WRITE_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()

@@ -14,13 +14,12 @@ on the bodies of 20 Newsgroups (19,997 posts): 663 exact and 698 normalised extr
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -29,7 +28,7 @@ from foresift.pipeline.corpus import Shard
 from foresift.pipeline.nouns import Facts, Inputs, Job, Stage, StepDir
 from foresift.pipeline.store import ShardWriter
 from foresift.pipeline.tables import ID, Column, id_words
-from foresift.stages.dedup._batches import groups
+from foresift.stages.dedup._batches import gathered, groups
 from foresift.stages.dedup._clusters import (
     COLUMNS,
     EXACT,
@@ -89,10 +88,14 @@ def _normal_keys(pool: Pool, work: StepDir, job: Job) -> pa.Array:
 def write_keys(work: Path, shard: Shard) -> Facts:
     """Write the 128-bit hash of the plain form of each alive row of a shard."""
     with ShardWriter(StepDir(work).shard(shard.name), _SCHEMA) as writer:
-        for table, documents in groups(shard):
-            normal = words(documents, loose=False)
-            texts = (normal.text(i) for i in range(len(documents)))
-            raw = np.frombuffer(b"".join([xxhash.xxh3_128_digest(t) for t in texts]), np.uint8)
-            key = pa.Array.from_buffers(ID, len(documents), [None, pa.py_buffer(raw)])
-            writer.write(table.append_column("key", key))
+        for table in gathered(_keys(shard)):
+            writer.write(table)
     return writer.facts
+
+
+def _keys(shard: Shard) -> Iterator[pa.Table]:
+    for table, documents in groups(shard):
+        normal = words(documents, loose=False)
+        texts = (normal.text(i) for i in range(len(documents)))
+        raw = pa.py_buffer(b"".join([xxhash.xxh3_128_digest(text) for text in texts]))
+        yield table.append_column("key", pa.Array.from_buffers(ID, len(documents), [None, raw]))

@@ -33,7 +33,7 @@ rensa (R-MinHash, see `_sketch.py`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from foresift.pipeline.corpus import Shard
 from foresift.pipeline.nouns import Facts, Inputs, Job, Stage, StepDir
 from foresift.pipeline.store import ShardWriter, write_shard
 from foresift.pipeline.tables import ID, Column
-from foresift.stages.dedup._batches import groups
+from foresift.stages.dedup._batches import gathered, groups
 from foresift.stages.dedup._clusters import (
     COLUMNS,
     Ints,
@@ -135,21 +135,25 @@ def _matrix(table: pa.Table) -> Ints:
 
 def write_signatures(part: MinHash, out: Path, shard: Shard) -> Facts:
     """Write the band keys (and, to be verified, the minima) of the alive rows of a shard."""
-    slots, verify = part.bands * part.rows, part.threshold is not None
-    names = [f"band-{band}" for band in range(part.bands)]
-    kinds = [("id", ID), *((name, pa.uint64()) for name in names)]
-    kinds += [("minima", pa.binary(4 * slots))] if verify else []
+    kinds = [("id", ID), *((f"band-{band}", pa.uint64()) for band in range(part.bands))]
+    if part.threshold is not None:
+        kinds.append(("minima", pa.binary(4 * part.bands * part.rows)))
     with ShardWriter(StepDir(out).shard(shard.name), pa.schema(kinds)) as writer:
-        for table, documents in groups(shard):
-            hashes, offsets = document_hashes(documents, part.ngram)
-            minima = signatures(hashes, offsets, slots, part.seed)
-            keys = band_keys(minima, part.bands)
-            arrays = {name: pa.array(keys[:, band]) for band, name in enumerate(names)}
-            if verify:
-                raw = pa.py_buffer(minima.astype("<u4").tobytes())
-                arrays["minima"] = pa.Array.from_buffers(kinds[-1][1], len(minima), [None, raw])
-            writer.write(pa.table({"id": table["id"], **arrays}))
+        for table in gathered(_sketches(part, shard)):
+            writer.write(table)
     return writer.facts
+
+
+def _sketches(part: MinHash, shard: Shard) -> Iterator[pa.Table]:
+    slots = part.bands * part.rows
+    for table, documents in groups(shard):
+        minima = signatures(*document_hashes(documents, part.ngram), slots, part.seed)
+        keys = band_keys(minima, part.bands)
+        arrays = {f"band-{band}": pa.array(keys[:, band]) for band in range(part.bands)}
+        if part.threshold is not None:
+            raw = [None, pa.py_buffer(minima.astype("<u4").tobytes())]
+            arrays["minima"] = pa.Array.from_buffers(pa.binary(4 * slots), len(minima), raw)
+        yield pa.table({"id": table["id"], **arrays})
 
 
 def write_pairs(shards: Sequence[Path], window: int, out: Path, band: int) -> Facts:
