@@ -151,15 +151,19 @@ def _top_two(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The two largest of each row: maxima of strided groups, then the best group looked into."""
     size = z.shape[1] // _GROUPS
     if size == 0:
-        few = torch.nn.functional.pad(z, (0, 1), value=-math.inf).topk(2).values
-        return few[:, 0], few[:, 1]
+        return _two(z.clone())[:2]
     groups = z[:, : size * _GROUPS].unflatten(1, (_GROUPS, size))
-    peaks = groups.amax(1)
-    best = peaks.argmax(1, keepdim=True)
+    _, others, best = _two(groups.amax(1))
     members = groups.gather(2, best[:, None].expand(-1, _GROUPS, 1))[:, :, 0]
-    others = peaks.scatter_(1, best, -math.inf).amax(1)
-    two = torch.cat([members, z[:, size * _GROUPS :]], 1).topk(2).values
-    return two[:, 0], torch.maximum(two[:, 1], others)
+    top, second, _ = _two(torch.cat([members, z[:, size * _GROUPS :]], 1))
+    return top, torch.maximum(second, others)
+
+
+def _two(few: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two largest of each row and the place of the first, which is overwritten."""
+    place = few.argmax(1, keepdim=True)
+    top = few.gather(1, place)[:, 0]
+    return top, few.scatter_(1, place, -math.inf).amax(1), place
 
 
 def _merge(tiles: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
