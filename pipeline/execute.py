@@ -7,6 +7,7 @@ alive carry null. A score job maps over shards; a decision reads columns of the 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,7 @@ def _fit(step: Step, corpus: Corpus) -> None:
     if fitted.exists():
         return
     partial = temporary(fitted)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tables = (t for s in corpus.shards() for t, _ in s.stream(part.needs))
     part.fit(tables, partial)

@@ -35,10 +35,18 @@ def temporary(path: Path) -> Path:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Flush a finished temporary file to disk and rename it into place."""
-    with open(partial, "rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    """Flush a finished temporary file to disk and rename it into place.
+
+    Two processes may do the same work (a worker that outlived its driver, and the rerun). Both
+    write the same bytes; the slower one finds its temporary file gone and the result in place.
+    """
+    try:
+        with open(partial, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except FileNotFoundError:
+        if not path.exists():
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,31 +89,17 @@ class StepDir:
         return loaded
 
     def open(self) -> None:
-        """Make the directory and clear away what dead processes of this host left half-written."""
+        """Make the directory."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in list(self.path.rglob(".*.tmp")):
-            host, _, pid = partial.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")
-            if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
-                if partial.is_dir():
-                    shutil.rmtree(partial, ignore_errors=True)
-                else:
-                    partial.unlink(missing_ok=True)
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Declare the step done."""
+        """Clear away what killed processes left half-written, then declare the step done."""
+        for partial in list(self.path.rglob(".*.tmp")):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
         write_json(self.path / "stage.json", dict(facts))
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class ShardWriter:

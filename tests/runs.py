@@ -43,26 +43,28 @@ def go(fields: dict[str, Any], out: Path, engine: Any = None) -> Run:
             chosen.close()
 
 
-def start(fields: dict[str, Any], out: Path, *options: str) -> subprocess.Popen[str]:
-    """Start `foresift run` as a user would, in a process of its own."""
+def start(fields: dict[str, Any], out: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start `foresift run` as a user would, in a process of its own; it writes `output.txt`."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "recipe.yaml"
     path.write_text(yaml.safe_dump(fields))
     command = [sys.executable, "-m", "foresift.pipeline.cli", "run", str(path), "--out", str(out)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *options],
-        env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
+    with open(out / "output.txt", "wb") as output:
+        return subprocess.Popen(
+            [*command, *options],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Every file of every step directory, by its path below `steps/`."""
+    """Every file of every step directory, by its path below `steps/`; temporary ones apart."""
     root = out / "steps"
-    return {
-        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
-    }
+    found = (p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.endswith(".tmp"))
+    return {str(p.relative_to(root)): p.read_bytes() for p in found}
 
 
 def stages(out: Path) -> set[str]:
