@@ -73,8 +73,15 @@ class ModelSpec(Part):
         return replace(self, init=str(checkpoint), tokenizer="", revision="")
 
     def check(self) -> None:
-        """Raise a located error if the model or the tokenizer cannot be had; loads no weights."""
+        """Raise a located error if the model or the tokenizer cannot be had.
+
+        Of local weights the headers are read: a file that is cut off, or a tensor that is missing
+        or of another shape than the configuration says, is found here and not after hours of work.
+        """
         load_config(self)
+        path = local(self.init)
+        if path and _weights(path):
+            _pretrained(self, device_map="meta")
         tokenizer = load_tokenizer(self.tokenizer or self.init, self.trust_remote_code)
         if not self.tokenizer and not len(tokenizer):
             raise ModelError("its tokenizer is empty", where=self.init)
@@ -190,14 +197,7 @@ def load(spec: ModelSpec) -> Loaded:
                 torch.manual_seed(spec.seed)
                 model = AutoModelForCausalLM.from_config(config, **options)
         else:
-            remote = {"revision": spec.revision} if spec.revision else {}
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path or spec.init),
-                trust_remote_code=spec.trust_remote_code,
-                use_safetensors=True,
-                **options,
-                **remote,
-            )
+            model = _pretrained(spec, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"does not load: {_first_line(error)}", where=spec.init) from error
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -208,6 +208,36 @@ def load(spec: ModelSpec) -> Loaded:
         )
     device = pick_device(spec.device)
     return Loaded(model.to(device).eval(), tokenizer, device)
+
+
+def _pretrained(spec: ModelSpec, **options: Any) -> Any:
+    """The model with its weights; a tensor that is not there is never drawn at random instead."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(local(spec.init) or spec.init),
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, all at once
+            **({"revision": spec.revision} if spec.revision else {}),
+            **options,
+        )
+    except SafetensorError as error:
+        message = f"its weights are damaged: {_first_line(error)}"
+        raise ModelError(message, where=spec.init) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"does not load: {_first_line(error)}", where=spec.init) from error
+    wrong = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
+    if wrong:
+        raise ModelError(
+            f"its weights do not fit its configuration: {len(wrong)} tensors are missing or of "
+            f"another shape, such as {wrong[0]}",
+            where=spec.init,
+        )
+    return model
 
 
 def pick_device(name: str) -> str:
