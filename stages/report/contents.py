@@ -1,0 +1,167 @@
+"""What a run directory holds, read so that memory does not grow with the corpus.
+
+manifest            `manifest.json`, or `.manifest.json` while the run is being finished
+steps(verb)         what the manifest tells of the steps of the selection itself
+plan(columns)       one (shard, table of the plan file) after the other
+scored()            the columns of numbers beside the corpus, each from its latest round
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foresift.pipeline.corpus import DECISION, Corpus, Shard
+from foresift.pipeline.errors import StoreError
+from foresift.pipeline.plan import MAIN
+from foresift.pipeline.store import Facts, StepDir, shard_facts
+
+Batch = tuple[Shard, pa.Table]
+
+
+def read_manifest(path: Path) -> Facts:
+    """The manifest of a run, finished or about to be."""
+    for name in ("manifest.json", ".manifest.json"):
+        if (path / name).exists():
+            found: Facts = json.loads((path / name).read_text(encoding="utf-8"))
+            return found
+    raise StoreError("no manifest here", where=str(path))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A column of numbers beside the corpus."""
+
+    name: str
+    """`<step>.<column>`; a column of the corpus itself has no dot."""
+    path: Path
+    round: int
+    unit: str
+    better: str
+    alive: int | None
+    """Rows that were scored; None: all that are there."""
+
+    @property
+    def file_name(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run directory and the step directories it names."""
+
+    path: Path
+    manifest: Facts
+
+    @classmethod
+    def open(cls, path: Path) -> Contents:
+        """Read the manifest."""
+        return cls(path, read_manifest(path))
+
+    def steps(self, verb: str, line: str = MAIN) -> list[Facts]:
+        """The steps of a verb, in the order in which they ran."""
+        return [s for s in self.manifest["steps"] if s["verb"] == verb and s["line"] == line]
+
+    def first_of(self, verb: str) -> list[Facts]:
+        """As `steps`, without those that only repeat the evidence (they come last in a round)."""
+        evaluations = self.manifest["evaluations"]
+        repeats = 1 + max((e["repeat"] for e in evaluations), default=0)
+        groups: dict[tuple[str, int], list[Facts]] = {}
+        for step in self.steps(verb):
+            groups.setdefault((step["name"], step["round"]), []).append(step)
+        found = []
+        for (_, number), steps in groups.items():
+            found += steps[: max(1, len(steps) // repeats)] if number else steps
+        return found
+
+    def directory(self, step: Facts) -> Path:
+        """Where a step lies; beside the run when both were moved together."""
+        path = Path(step["path"])
+        return path if path.exists() else self.path.parent.parent / "steps" / path.name
+
+    @cached_property
+    def base(self) -> Path:
+        """The directory that the corpus was read to."""
+        return self.directory(self.steps("read")[0])
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards of the corpus with all columns of numbers beside them."""
+        columns = {c.name: (c.path, c.file_name) for c in self.scored if "." in c.name}
+        return Corpus(self.base, columns).shards()
+
+    def lies_beside(self, path: Path) -> bool:
+        """Whether a step's sidecars belong to the corpus and not to another data set."""
+        mine, theirs = StepDir(self.base).shards(), StepDir(path).shards()
+        return bool(mine) and _shape(mine) == _shape(theirs)
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @cached_property
+    def scored(self) -> list[Scored]:
+        """Columns of numbers, each from the latest round that has it."""
+        found = {"n_tokens": Scored("n_tokens", self.base, 0, "tokens", "neither", None)}
+        for step in self.first_of("score"):
+            path = self.directory(step)
+            if self.lies_beside(path):
+                found |= {c.name: c for c in _numbers(step, path, StepDir(path).shards()[0])}
+        return list(found.values())
+
+    def plan(self, columns: Sequence[str]) -> Iterator[Batch]:
+        """The plan file, shard by shard (its row groups end where shards do)."""
+        with pq.ParquetFile(self.path / "plan.parquet") as file:
+            group = 0
+            for shard in self.shards:
+                tables, rows = [], 0
+                while rows < shard.rows:
+                    tables.append(file.read_row_group(group, columns=list(columns)))
+                    rows += tables[-1].num_rows
+                    group += 1
+                if tables:
+                    yield shard, pa.concat_tables(tables)
+
+
+def _shape(shards: Sequence[Path]) -> list[tuple[str, str]]:
+    return [(path.name, str(shard_facts(path)["ids"])) for path in shards]
+
+
+def _numbers(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
+    """The columns of numbers and truth values in a step's sidecars."""
+    about = StepDir(path).facts()
+    known = _described(about.get("part", ""))
+    for field in pq.read_schema(shard):
+        if not _countable(field.type) or field.name in DECISION:
+            continue
+        column = known.get(field.name)
+        yield Scored(
+            name=f"{step['name']}.{field.name}",
+            path=path,
+            round=step["round"],
+            unit=getattr(column, "unit", ""),
+            better=getattr(column, "better", "neither"),
+            alive=about["facts"].get("alive"),
+        )
+
+
+def _countable(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind))
+
+
+def _described(part: str) -> dict[str, Any]:
+    """What a part says of its columns, if it can still be imported."""
+    module, _, name = part.partition(":")
+    try:
+        return dict(getattr(importlib.import_module(module), name).columns)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return {}
