@@ -6,12 +6,13 @@ Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -66,16 +67,13 @@ def run(
     Example: foresift run configs/own-files.yaml data.paths='["corpus/*.jsonl.gz"]' --out out
     """
     from foresift.pipeline import show as view
-    from foresift.pipeline.planner import make_plan
     from foresift.pipeline.progress import Bars
     from foresift.pipeline.recipe import Recipe
-    from foresift.pipeline.run import run as carry_out
 
     _quiet()
     with located():
-        plan = make_plan(Recipe.read(recipe, overrides or []), out)
-        with open_engine(engine, workers) as chosen, Bars(err_console) as bars:
-            done = carry_out(plan, chosen, bars, _report)
+        with Bars(err_console) as bars:
+            done = Recipe.read(recipe, overrides or []).run(out, engine, workers, bars)
         view.run(done, out_console)
         if as_json:
             print(json.dumps(view.summary(done)), flush=True)
@@ -92,12 +90,11 @@ def plan(
     Nothing is read, nothing is computed; a recipe that does not plan does not run.
     """
     from foresift.pipeline import show as view
-    from foresift.pipeline.planner import make_plan
     from foresift.pipeline.recipe import Recipe
 
     _quiet()
     with located():
-        view.plan(make_plan(Recipe.read(recipe, overrides or []), out), out_console)
+        view.plan(Recipe.read(recipe, overrides or []).plan(out), out_console)
 
 
 @app.command()
@@ -141,38 +138,6 @@ def diff(
 
     with located():
         compare.show(Run.open(before), Run.open(after), out_console, limit)
-
-
-@contextmanager
-def open_engine(name: str, workers: int) -> Iterator[Any]:
-    """The engine by name, closed afterwards."""
-    if name == "auto":
-        name = "ray" if os.environ.get("RAY_ADDRESS") else "local"
-    chosen: Any
-    if name == "ray":
-        from foresift.pipeline.engines.ray import RayEngine
-
-        chosen = RayEngine(workers)
-    elif name == "local":
-        from foresift.pipeline.engines.local import LocalEngine
-
-        chosen = LocalEngine(workers)
-    else:
-        from foresift.pipeline.errors import RecipeError, nearest
-
-        raise RecipeError(f"no engine {name!r}{nearest(name, ['auto', 'local', 'ray'])}")
-    try:
-        yield chosen
-    finally:
-        chosen.close()
-
-
-def _report(done: Any) -> Path:
-    """The report is a stage; the core reaches it by name."""
-    import importlib
-
-    path: Path = importlib.import_module("foresift.stages.report.page").write(done)
-    return path
 
 
 def _quiet() -> None:

@@ -12,7 +12,14 @@ Whatever is not in this tree is a defect of foresift and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+#: what the operating system says of a disk that is full, read-only, broken or not ours
+_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")
+_DISK_ERRNOS = {getattr(errno, name) for name in _DISK if hasattr(errno, name)}
 
 
 class ForesiftError(Exception):
@@ -41,6 +48,24 @@ class ModelError(ForesiftError, ValueError):
 
 class StoreError(ForesiftError, OSError):
     """The output directory contradicts itself, or the work there cannot be finished."""
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Give errors that name no place this one; what the disk refuses becomes a StoreError."""
+    try:
+        yield
+    except ForesiftError as error:
+        if error.where:
+            raise
+        raise type(error)(error.message, where=where) from error
+    except OSError as error:
+        if error.errno not in _DISK_ERRNOS:
+            raise
+        raise StoreError(
+            f"{os.strerror(error.errno)}; what is finished stays, a rerun goes on from there",
+            where=str(error.filename or where),
+        ) from error
 
 
 def _rebuild(kind: type[ForesiftError], message: str, where: str) -> ForesiftError:

@@ -182,8 +182,8 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, label: str) -> None: ...
 
 
-def _silent(done: int, total: int, label: str) -> None:
-    return None
+def silent(done: int, total: int, label: str) -> None:
+    """A progress that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Job:
 
     engine: Engine
     rng: Rng
-    progress: Progress = _silent
+    progress: Progress = silent
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
 
     def map(
@@ -239,5 +239,5 @@ def replace(part: Any, **changes: Any) -> Any:
 __all__ = [
     "SMALL_BYTES", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts",
     "FittedScorer", "Inputs", "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng",
-    "Scorer", "Selector", "Shard", "Stage", "StepDir", "replace",
+    "Scorer", "Selector", "Shard", "Stage", "StepDir", "replace", "silent",
 ]  # fmt: skip

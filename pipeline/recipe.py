@@ -19,7 +19,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 import yaml
@@ -29,6 +29,11 @@ from foresift.pipeline.errors import RecipeError, nearest
 from foresift.pipeline.lm.model import ModelSpec
 from foresift.pipeline.nouns import Selector
 from foresift.pipeline.parts import VERBS, Part, find
+
+if TYPE_CHECKING:
+    from foresift.pipeline.nouns import Progress
+    from foresift.pipeline.plan import Plan
+    from foresift.pipeline.run import Run
 
 #: keys a step may carry besides verb and fields -> the verbs that know them
 _EXTRAS = {
@@ -131,6 +136,27 @@ class Recipe(Part):
         for text in overrides:
             override(raw, text)
         return cls.parse(raw, path.name)
+
+    def plan(self, out: str | Path = "out") -> Plan:
+        """Resolve into steps under `out`; every mistake that can be known now is an error now."""
+        from foresift.pipeline.planner import make_plan
+
+        return make_plan(self, Path(out))
+
+    def run(
+        self,
+        out: str | Path = "out",
+        engine: str = "auto",
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> Run:
+        """Plan and carry out; steps that are done already are not done again."""
+        from foresift.pipeline.engines import open_engine
+        from foresift.pipeline.run import run
+
+        plan = self.plan(out)
+        with open_engine(engine, workers) as chosen:
+            return run(plan, chosen, progress)
 
     def raw(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""

@@ -13,24 +13,23 @@ The accounts must add up: every row that went in is in the plan, or in `rejects.
 from __future__ import annotations
 
 import datetime
+import importlib
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
-from foresift.pipeline.errors import DataError, StoreError
+from foresift.pipeline.errors import DataError, StoreError, placed
 from foresift.pipeline.execute import execute
-from foresift.pipeline.nouns import Engine, Job, Progress
+from foresift.pipeline.nouns import Engine, Job, Progress, silent
 from foresift.pipeline.outcome import account, write_outcome
 from foresift.pipeline.plan import Plan, Step
 from foresift.pipeline.store import Facts, StepDir, write_json, write_text
-
-Reporter = Callable[["Run"], Path]
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,23 @@ class Run:
 
 def run(plan: Plan, engine: Engine, progress: Progress, reporter: Reporter | None = None) -> Run:
     """Carry out a plan; steps that are done already are taken as they are."""
-    path = _directory(plan)
-    log = _log(path / "log.txt")
+    with placed(str(plan.out)):
+        path = _directory(plan)
+        with _log(path / "log.txt") as log:
+            return _carry_out(plan, path, engine, progress, log, reporter)
+
+
+def _carry_out(
+    plan: Plan, path: Path, engine: Engine, progress: Progress, log: logging.Logger,
+    reporter: Reporter | None,
+) -> Run:  # fmt: skip
     write_text(path / "recipe.yaml", yaml.safe_dump(plan.recipe.raw(), sort_keys=False))
     told: list[Facts] = []
     started = time.perf_counter()
     steps = list(plan.steps)
     for step in steps:
-        told.append(_one(step, steps, engine, progress, log))
+        with placed(step.where):
+            told.append(_one(step, steps, engine, progress, log))
     write_outcome(plan, path / "plan.parquet")
     manifest = {
         "recipe": plan.recipe.name,
@@ -92,13 +100,11 @@ def run(plan: Plan, engine: Engine, progress: Progress, reporter: Reporter | Non
         "versions": versions(),
     }
     write_json(path / ".manifest.json", manifest)
-    result = Run(path)
     if plan.recipe.report and reporter is not None:
         manifest["report"] = str(reporter(Run(path)))
     write_json(path / "manifest.json", manifest)
     (path / ".manifest.json").unlink()
-    _release(log)
-    return result
+    return Run(path)
 
 
 def _one(
@@ -141,20 +147,18 @@ def _directory(plan: Plan) -> Path:
     return path
 
 
-def _log(path: Path) -> logging.Logger:
+@contextmanager
+def _log(path: Path) -> Iterator[logging.Logger]:
     log = logging.getLogger("foresift")
     log.setLevel(logging.INFO)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
-    return log
-
-
-def _release(log: logging.Logger) -> None:
-    for handler in list(log.handlers):
-        if isinstance(handler, logging.FileHandler):
-            log.removeHandler(handler)
-            handler.close()
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _evaluation(line: str, repeat: int, round: int, path: Path) -> Facts:

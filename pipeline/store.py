@@ -9,6 +9,7 @@ rename publishes both. Nothing in a step directory depends on clock, host or wor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -138,10 +139,16 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._writer.close()
+        try:
+            if kind is None:
+                self._finish()
+            else:
+                with contextlib.suppress(OSError):  # a full disk says so twice
+                    self._writer.close()
+        finally:
             self._partial.unlink(missing_ok=True)
-            return
+
+    def _finish(self) -> None:
         self.facts |= {"rows": self._rows, "ids": self._ids.hexdigest()}
         packed = json.dumps(self.facts, sort_keys=True, ensure_ascii=False)
         self._writer.add_key_value_metadata({_KEY: packed.encode()})

@@ -37,7 +37,7 @@ def go(fields: dict[str, Any], out: Path, engine: Any = None) -> Run:
     """Run a recipe in this process."""
     chosen = engine or LocalEngine(1)
     try:
-        return run(make_plan(Recipe.parse(fields, "recipe"), out), chosen, lambda *_: None)
+        return run(make_plan(Recipe.parse(fields, "recipe"), out), chosen)
     finally:
         if engine is None:
             chosen.close()

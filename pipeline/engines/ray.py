@@ -65,7 +65,7 @@ class RayEngine:
         )
         for row in dataset.iter_rows():
             outcome = pickle.loads(row["facts"])
-            if isinstance(outcome, ForesiftError):
+            if isinstance(outcome, (ForesiftError, OSError)):
                 raise outcome
             yield int(row["item"]), outcome
 
@@ -89,7 +89,7 @@ class _Actor:
         position = int(batch["item"][0])
         try:
             outcome: Any = self.task(self.items[position])
-        except ForesiftError as error:  # the user's to mend: travels as itself, not as Ray's
+        except (ForesiftError, OSError) as error:  # the user's to mend: as itself, not as Ray's
             outcome = error
         return {
             "item": np.asarray([position]),
