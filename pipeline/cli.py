@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -72,7 +71,7 @@ def run(
 
     _quiet()
     with located():
-        with Bars(err_console) as bars:
+        with warnings_shown(), Bars(err_console) as bars:
             done = Recipe.read(recipe, overrides or []).run(out, engine, workers, bars)
         view.run(done, out_console)
         if as_json:
@@ -138,6 +137,26 @@ def diff(
 
     with located():
         compare.show(Run.open(before), Run.open(after), out_console, limit)
+
+
+class _Warnings(logging.Handler):
+    """Prints warnings above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err_console.print("[bold yellow]warning[/] ", end="")
+        err_console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """What a run warns of goes to its log and to the terminal."""
+    handler = _Warnings(logging.WARNING)
+    log = logging.getLogger("foresift")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _quiet() -> None:

@@ -63,7 +63,7 @@ def placed(where: str) -> Iterator[None]:
         if error.errno not in _DISK_ERRNOS:
             raise
         raise StoreError(
-            f"{os.strerror(error.errno)}; what is finished stays, a rerun goes on from there",
+            f"{error.strerror}; what is finished stays, a rerun goes on from there",
             where=str(error.filename or where),
         ) from error
 

@@ -152,11 +152,12 @@ class Recipe(Part):
     ) -> Run:
         """Plan and carry out; steps that are done already are not done again."""
         from foresift.pipeline.engines import open_engine
+        from foresift.pipeline.nouns import silent
         from foresift.pipeline.run import run
 
         plan = self.plan(out)
         with open_engine(engine, workers) as chosen:
-            return run(plan, chosen, progress)
+            return run(plan, chosen, progress or silent)
 
     def raw(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""

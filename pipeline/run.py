@@ -17,7 +17,8 @@ import importlib
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -68,18 +69,17 @@ class Run:
         return self.path / "plan.parquet"
 
 
-def run(plan: Plan, engine: Engine, progress: Progress, reporter: Reporter | None = None) -> Run:
+def run(plan: Plan, engine: Engine, progress: Progress = silent) -> Run:
     """Carry out a plan; steps that are done already are taken as they are."""
     with placed(str(plan.out)):
         path = _directory(plan)
         with _log(path / "log.txt") as log:
-            return _carry_out(plan, path, engine, progress, log, reporter)
+            return _carry_out(plan, path, engine, progress, log)
 
 
 def _carry_out(
-    plan: Plan, path: Path, engine: Engine, progress: Progress, log: logging.Logger,
-    reporter: Reporter | None,
-) -> Run:  # fmt: skip
+    plan: Plan, path: Path, engine: Engine, progress: Progress, log: logging.Logger
+) -> Run:
     write_text(path / "recipe.yaml", yaml.safe_dump(plan.recipe.raw(), sort_keys=False))
     told: list[Facts] = []
     started = time.perf_counter()
@@ -100,11 +100,17 @@ def _carry_out(
         "versions": versions(),
     }
     write_json(path / ".manifest.json", manifest)
-    if plan.recipe.report and reporter is not None:
-        manifest["report"] = str(reporter(Run(path)))
+    if plan.recipe.report:
+        manifest["report"] = str(_report(Run(path)))
     write_json(path / "manifest.json", manifest)
     (path / ".manifest.json").unlink()
     return Run(path)
+
+
+def _report(done: Run) -> Path:
+    """The report is a stage; the core reaches it by name."""
+    path: Path = importlib.import_module("foresift.stages.report.page").write(done)
+    return path
 
 
 def _one(
@@ -159,6 +165,12 @@ def _log(path: Path) -> Iterator[logging.Logger]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def _report(done: Run) -> Path:
+    """The report is a stage, so the core reaches it by name."""
+    path: Path = importlib.import_module("foresift.stages.report.page").write(done)
+    return path
 
 
 def _evaluation(line: str, repeat: int, round: int, path: Path) -> Facts:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from foresift.pipeline.errors import DataError, RecipeError, nearest
+from foresift.pipeline.estimate import costs
 from foresift.pipeline.parts import VERBS, Part, field_docs, find, names
 from foresift.pipeline.plan import MAIN, Plan
 from foresift.pipeline.run import Run
@@ -24,8 +25,9 @@ def plan(resolved: Plan, console: Console) -> None:
     table = Table(
         title=f"{resolved.recipe.name}: {len(resolved.steps)} steps", title_justify="left"
     )
-    for name in ("step", "reads", "gives", "directory", "state"):
+    for name in ("step", "reads", "gives", "directory", "state", "cost, at most"):
         table.add_column(name, overflow="fold")
+    estimated = costs(resolved)
     for step in resolved.steps:
         table.add_row(
             escape(step.label + (f" {step.budget}" if step.budget else "")),
@@ -33,6 +35,7 @@ def plan(resolved: Plan, console: Console) -> None:
             ", ".join(step.gives),
             step.path.name,
             "[green]cached[/]" if step.done else "to do",
+            estimated[step.path],
         )
     console.print(table)
     todo = sum(not s.done for s in resolved.steps)
