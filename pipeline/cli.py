@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator

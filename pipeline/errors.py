@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
