@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -62,7 +63,7 @@ def placed(where: str) -> Iterator[None]:
         if error.errno not in _DISK_ERRNOS:
             raise
         raise StoreError(
-            f"{error.strerror}; what is finished stays, a rerun goes on from there",
+            f"{os.strerror(error.errno)}; what is finished stays, a rerun goes on from there",
             where=str(error.filename or where),
         ) from error
 

@@ -107,12 +107,6 @@ def _carry_out(
     return Run(path)
 
 
-def _report(done: Run) -> Path:
-    """The report is a stage; the core reaches it by name."""
-    path: Path = importlib.import_module("foresift.stages.report.page").write(done)
-    return path
-
-
 def _one(
     step: Step, steps: Sequence[Step], engine: Engine, progress: Progress, log: logging.Logger
 ) -> Facts:

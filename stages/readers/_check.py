@@ -33,16 +33,25 @@ def _text_faults(column: pa.Array, name: str) -> dict[int, str]:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
-        wide = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        for row, value in enumerate(column.view(wide)):
-            if not _is_utf8(value.as_py() or b""):
-                faults[row] = f"{name} is not UTF-8"
-        return faults
+        return faults | _byte_faults(column, name)
     head = pc.utf8_slice_codeunits(column, 0, 1)
     maybe = pc.or_kleene(pc.utf8_is_space(head), pc.equal(pc.binary_length(column), 0))
     for row in _where(maybe):
         if not column[int(row)].as_py().strip():
             faults[int(row)] = f"{name} is empty"
+    return faults
+
+
+def _byte_faults(column: pa.Array, name: str) -> dict[int, str]:
+    """Faults of a column that is not UTF-8 throughout, row by row."""
+    faults = {}
+    wide = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+    for row, value in enumerate(column.view(wide)):
+        try:
+            if value.is_valid and not value.as_py().decode().strip():
+                faults[row] = f"{name} is empty"
+        except UnicodeDecodeError:
+            faults[row] = f"{name} is not UTF-8"
     return faults
 
 
@@ -69,14 +78,6 @@ def _chat_faults(column: pa.Array) -> dict[int, str]:
 
 def _where(mask: pa.Array) -> npt.NDArray[np.int64]:
     return np.flatnonzero(np.asarray(mask.fill_null(False), dtype=np.bool_)).astype(np.int64)
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _excerpt(table: pa.Table, row: int) -> str:
