@@ -60,9 +60,9 @@ def _size(value: float) -> tuple[float, str]:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them."""
-    if not high > low:
-        return [low]
     raw = (high - low) / count
+    if not raw > 1e-300:
+        return [low]
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)

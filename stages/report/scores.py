@@ -160,7 +160,7 @@ def _edges(each: Distribution) -> Floats | None:
     if each.log:
         edges: Floats = np.geomspace(low, high, BINS + 1)
         return np.unique(np.rint(edges)) if each.whole and high > 2 * BINS else edges
-    return np.linspace(low, high, BINS + 1)
+    return np.unique(np.linspace(low, high, BINS + 1))
 
 
 def _count(each: Distribution, values: Floats, chosen: Bools) -> None:
