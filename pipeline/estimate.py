@@ -70,6 +70,8 @@ def count_parameters(spec: ModelSpec) -> int:
 
 
 def _scaled(value: float) -> str:
+    if not value:  # a part of the installation, say, whose size is known once it has been read
+        return "? "
     for unit in ("", "k", "M", "G", "T", "P"):
         if value < 1000:
             return f"{value:.3g} {unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -32,7 +33,7 @@ def plan(resolved: Plan, console: Console) -> None:
         table.add_row(
             escape(step.label + (f" {step.budget}" if step.budget else "")),
             ", ".join(step.reads),
-            ", ".join(step.gives),
+            _gathered(step.gives),
             step.path.name,
             "[green]cached[/]" if step.done else "to do",
             estimated[step.path],
@@ -40,6 +41,16 @@ def plan(resolved: Plan, console: Console) -> None:
     console.print(table)
     todo = sum(not s.done for s in resolved.steps)
     console.print(f"{todo} to do, {len(resolved.steps) - todo} cached, under {resolved.out}")
+
+
+def _gathered(columns: Sequence[str]) -> str:
+    """`a.x, a.y` as `a.{x, y}`."""
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        prefix, _, name = column.rpartition(".")
+        groups.setdefault(prefix, []).append(name)
+    words = (f"{p}.{n[0]}" if len(n) == 1 else f"{p}.{{{', '.join(n)}}}" for p, n in groups.items())
+    return ", ".join(words)
 
 
 def parts(name: str, console: Console) -> None:
