@@ -1,0 +1,76 @@
+"""The examples run as printed, and the corpus they use is small, real and made again the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from foresift.pipeline.run import Run
+from tests.runs import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+def call(*words: str) -> str:
+    """What a script of the folder prints."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, f"examples/{words[0]}", *words[1:]]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [json.loads(line) for line in text.decode().splitlines()]
+
+
+def test_the_corpus_is_small_and_has_its_licence() -> None:
+    files = [*EXAMPLES.glob("corpus/*.gz"), *EXAMPLES.glob("*.gz"), *EXAMPLES.glob("*.jsonl")]
+    assert len(files) == 4
+    assert sum(f.stat().st_size for f in files) < 400_000
+    assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (EXAMPLES / "LICENSE.txt").read_text()
+
+
+def test_the_corpus_is_made_again_the_same(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        call("make_corpus.py", str(tmp_path / name))
+    names = sorted(str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*.*"))
+    assert names == sorted([
+        "corpus/docs-0.jsonl.gz", "corpus/docs-1.jsonl.gz", "instruct.jsonl.gz", "reference.jsonl",
+    ])  # fmt: skip
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        made, committed = rows(tmp_path / "a" / name), rows(EXAMPLES / name)
+        assert made[0].keys() == committed[0].keys()
+        assert len(made) > 100
+        assert len(committed) > 100
+
+
+@pytest.mark.slow
+def test_offline_prints_accounts_that_add_up(tmp_path: Path) -> None:
+    said = call("offline.py", str(tmp_path)).splitlines()
+    total, kept = (int(word) for word in said[0].replace(",", "").split() if word.isdigit())
+    dropped = {line[6:]: int(line[:6]) for line in said[1:-2]}
+    assert total == kept + sum(dropped.values()) == 1220
+    assert {"near duplicate", "over budget", "holdout"} <= set(dropped)
+    exported = Path(said[-1].split()[1])
+    assert sum(pq.read_metadata(p).num_rows for p in exported.glob("part-*.parquet")) == kept
+    assert Run.open(tmp_path).manifest["accounts"]["kept"] == kept
+
+
+def test_a_table_is_scored_without_recipe_files_or_ray() -> None:
+    said = call("score_with_any_model.py").splitlines()
+    assert said[0].split() == ["id", "utility", "nll", "perplexity", "tokens", "entropy"]
+    assert len(said) == 4
+    for line in said[1:]:
+        assert 6 < float(line.split()[3]) < 9  # nats per token of random weights, about log 2048
