@@ -60,7 +60,7 @@ def placed(where: str) -> Iterator[None]:
             raise
         raise type(error)(error.message, where=where) from error
     except OSError as error:
-        if error.errno not in _DISK_ERRNOS:
+        if error.errno is None or error.errno not in _DISK_ERRNOS:
             raise
         raise StoreError(
             f"{os.strerror(error.errno)}; what is finished stays, a rerun goes on from there",

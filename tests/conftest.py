@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,20 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the real data sets in ../shared/data, which are not here")
     return SHARED
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Iterator[Path]:
+    """A model folder with weights; transformers says nothing, as the command line has it."""
+    from transformers.utils import logging
+
+    from foresift.pipeline.lm.model import ModelSpec, load
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    loaded = load(ModelSpec(init="configs/models/tiny", device="cpu"))
+    path = tmp_path / "checkpoint"
+    loaded.model.save_pretrained(path)
+    loaded.tokenizer.save_pretrained(path)
+    yield path
+    logging.set_verbosity(before)
