@@ -19,7 +19,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Iterator[Path]:
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A model folder with weights; transformers says nothing, as the command line has it."""
     from transformers.utils import logging
 
@@ -27,6 +27,7 @@ def checkpoint(tmp_path: Path) -> Iterator[Path]:
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    monkeypatch.setattr(logging, "_tqdm_active", False)
     loaded = load(ModelSpec(init="configs/models/tiny", device="cpu"))
     path = tmp_path / "checkpoint"
     loaded.model.save_pretrained(path)
