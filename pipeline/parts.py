@@ -63,7 +63,11 @@ class Part(ABC):  # noqa: B024 - the nouns below it are abstract
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(x) for x in first["loc"]) or "fields"
-            got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+            got = (
+                ""
+                if first["type"] == "missing" or not first["loc"]
+                else f", got {first['input']!r}"
+            )
             raise RecipeError(f"{place}: {first['msg']}{got}", where=where) from None
 
     @property

@@ -41,6 +41,7 @@ class Step:
     gives: tuple[str, ...]
     rng: Rng
     line: str = MAIN
+    repeat: int = 0
     round: int = 0
     budget: Budget | None = None
     group: str = ""
@@ -55,7 +56,8 @@ class Step:
     def label(self) -> str:
         """What a progress bar calls it."""
         place = f"round {self.round} " if self.round else ""
-        arm = "" if self.line == MAIN else f" ({self.line})"
+        again = f" #{self.repeat + 1}" if self.repeat else ""
+        arm = again if self.line == MAIN else f" ({self.line}{again})"
         return f"{place}{self.verb} {self.name}{arm}"
 
 
@@ -88,11 +90,13 @@ class Line:
     orders: dict[str, StepDir] = field(default_factory=dict)
     decisions: list[Path] = field(default_factory=list)
     history: list[Decided] = field(default_factory=list)
+    repeat: int = 0
 
-    def fork(self, name: str, rng: Rng) -> Line:
+    def fork(self, name: str, rng: Rng, repeat: int) -> Line:
         """A line that goes its own way from here."""
         return replace(
-            self, name=name, rng=rng, views=dict(self.views), models=dict(self.models),
+            self, name=name, rng=rng, repeat=repeat, views=dict(self.views),
+            models=dict(self.models),
             orders=dict(self.orders), decisions=[], history=list(self.history),
         )  # fmt: skip
 

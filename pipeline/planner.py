@@ -75,7 +75,7 @@ class _Planner:
         return tuple(lines)
 
     def _line(self, start: Line, name: str, rng: Rng, repeat: int) -> Line:
-        line = start.fork(name, rng)
+        line = start.fork(name, rng, repeat)
         if repeat and "init" in line.models:
             spec = line.models["init"].spec
             spec = replace(spec, seed=spec.seed + repeat)
@@ -234,7 +234,7 @@ class _Planner:
         if known is None:
             known = Step(
                 verb, name, part, where, path, fp, inputs, tuple(reads), tuple(gives),
-                rng or line.rng, line.name, number, budget, group,
+                rng or line.rng, line.name, line.repeat, number, budget, group,
             )  # fmt: skip
             self.steps[path] = known
         assert known.fingerprint == fp, f"two steps share the directory {path}"

@@ -16,6 +16,7 @@ Beside the fields of its part, a step may carry `as` (its name in columns), `dat
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,10 @@ class Recipe(Part):
     """Baselines to train beside the selection."""
     report: bool = True
     """Whether the run writes `report/index.html`."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\\x00-\x1f]{1,80}", self.name):
+            raise ValueError("name becomes a folder: up to 80 characters without slashes")
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

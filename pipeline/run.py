@@ -127,6 +127,7 @@ def _one(
         "verb": step.verb,
         "name": step.name,
         "line": step.line,
+        "repeat": step.repeat,
         "round": step.round,
         "path": str(step.path.resolve()),
         "fingerprint": step.fingerprint,

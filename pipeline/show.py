@@ -130,7 +130,7 @@ def run(done: Run, console: Console) -> None:
 
 def _losses(manifest: dict[str, Any], console: Console) -> None:
     table = Table(title="held-out loss at equal training tokens", title_justify="left")
-    for name in ("arm", "round", "tokens trained", "nats/token", "± s.e."):
+    for name in ("arm", "round", "tokens in rounds", "nats/token", "± s.e."):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm in arms(manifest):
         table.add_row(
@@ -164,19 +164,12 @@ def arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _trained(manifest: dict[str, Any]) -> dict[tuple[str, int, int], int]:
-    """(line, repeat, round) -> tokens trained in it; the steps of a repeat follow one another."""
-    repeats = 1 + max((e["repeat"] for e in manifest["evaluations"]), default=0)
-    tokens: dict[tuple[str, int], list[int]] = {}
+    """(line, repeat, round) -> tokens trained in it."""
+    found: dict[tuple[str, int, int], int] = {}
     for step in manifest["steps"]:
         if step["verb"] == "train" and step["round"]:
-            tokens.setdefault((step["line"], step["round"]), []).append(
-                step["facts"].get("tokens", 0)
-            )
-    found: dict[tuple[str, int, int], int] = {}
-    for (line, round), each in tokens.items():
-        for position, n in enumerate(each):
-            place = (line, position * repeats // len(each), round)
-            found[place] = found.get(place, 0) + n
+            place = (step["line"], step["repeat"], step["round"])
+            found[place] = found.get(place, 0) + step["facts"].get("tokens", 0)
     return found
 
 

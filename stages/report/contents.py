@@ -71,16 +71,8 @@ class Contents:
         return [s for s in self.manifest["steps"] if s["verb"] == verb and s["line"] == line]
 
     def first_of(self, verb: str) -> list[Facts]:
-        """As `steps`, without those that only repeat the evidence (they come last in a round)."""
-        evaluations = self.manifest["evaluations"]
-        repeats = 1 + max((e["repeat"] for e in evaluations), default=0)
-        groups: dict[tuple[str, int], list[Facts]] = {}
-        for step in self.steps(verb):
-            groups.setdefault((step["name"], step["round"]), []).append(step)
-        found = []
-        for (_, number), steps in groups.items():
-            found += steps[: max(1, len(steps) // repeats)] if number else steps
-        return found
+        """As `steps`, without those that only repeat the evidence."""
+        return [s for s in self.steps(verb) if not s["repeat"]]
 
     def directory(self, step: Facts) -> Path:
         """Where a step lies; beside the run when both were moved together."""

@@ -25,6 +25,7 @@ LETTERS = {"score": "tests.parts:Letters", "as": "letters"}
     ("fields", "message"),
     [
         ({"sead": 1}, "recipe.yaml: no field 'sead'; did you mean 'seed'?"),
+        ({"name": "a/b"}, "recipe.yaml: .*name becomes a folder"),
         ({"seed": "one"}, "recipe.yaml: seed: .*got 'one'"),
         ({"steps": [{"selekt": "topk"}]}, r"steps\[0\]: .*no verb here; did you mean 'select'?"),
         ({"steps": [{"select": "topk", "order": "shuffle"}]}, r"steps\[0\]: .*2 verbs"),

@@ -19,7 +19,7 @@ def manifest(losses: Losses, stderr: float | None = 0.01, tokens: int = 1000) ->
     for repeat in range(max(len(v) for v in losses.values())):
         for arm, values in losses.items():
             train = {"verb": "train", "line": arm, "round": 1, "name": "causal_lm"}
-            steps.append({**train, "facts": {"tokens": tokens}})
+            steps.append({**train, "repeat": repeat, "facts": {"tokens": tokens}})
             evaluations.append(
                 {
                     "line": arm, "repeat": repeat, "round": 1, "token_mean": values[repeat],
