@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -280,7 +281,8 @@ def _arm_specs(specs: Sequence[StepSpec], arm: str) -> list[StepSpec]:
             "evidence needs a budgeted `select` and a `train` in rounds", where="evidence"
         )
     kind = find("select", arm, "evidence.against")
-    like = {"like": "select.kept"} if "like" in kind.__dataclass_fields__ else {}
+    fields = {f.name for f in dataclasses.fields(kind)}
+    like = {"like": "select.kept"} if "like" in fields else {}
     part = kind.parse(like, "evidence.against")
     assert isinstance(part, Selector)
     last = specs[choosing[-1]]
