@@ -1,16 +1,13 @@
 """Executing one step: fill its directory, then declare it done with `stage.json`.
 
-Scores and decisions are sidecars with the rows of their shard, in its order; rows that are not
-alive carry null. A score job maps over shards; a decision reads columns of the whole corpus.
+Decisions are sidecars with the rows of their shard, in its order; rows that are not alive are not
+kept. A decision reads columns of the whole corpus at once, never text.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,34 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foresift.pipeline.corpus import DECISION, Corpus, Shard
-from foresift.pipeline.lm.model import ModelSpec
+from foresift.pipeline.corpus import DECISION, Corpus
 from foresift.pipeline.nouns import (
-    SMALL_BYTES,
-    FittedScorer,
     Job,
-    ModelScorer,
     Order,
-    Resources,
     Selector,
     Stage,
 )
-from foresift.pipeline.parts import Part
 from foresift.pipeline.plan import Step
+from foresift.pipeline.scoring import score
 from foresift.pipeline.store import (
     Facts,
     ShardWriter,
     StepDir,
-    add_counts,
     publish,
-    shard_facts,
     temporary,
-    write_shard,
 )
 from foresift.pipeline.tables import ID
-
-#: as SMALL_BYTES, for a model pass, which does a thousand times more for each byte
-SMALL_MODEL_BYTES = 1 << 20
 
 
 def execute(step: Step, job: Job, group: Sequence[Step] = ()) -> Facts:
@@ -55,10 +41,10 @@ def execute(step: Step, job: Job, group: Sequence[Step] = ()) -> Facts:
         StepDir(each.path).open()
     if together:
         if step.verb == "score":
-            _score(together, job)
+            for each, facts in zip(together, score(together, job), strict=True):
+                _finish(each, facts)
         else:
-            facts = _RUN.get(step.verb, _stage)(step, job)
-            _finish(step, facts)
+            _finish(step, _RUN.get(step.verb, _stage)(step, job))
     return StepDir(step.path).facts()
 
 
@@ -76,136 +62,6 @@ def _finish(step: Step, facts: Mapping[str, Any]) -> None:
 
 def _stage(step: Step, job: Job) -> Facts:
     return cast(Stage, step.part).run(step.inputs, StepDir(step.path), job)
-
-
-# -- scores ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ScoreShard:
-    """Scores one shard with several scorers at once; models share one forward."""
-
-    parts: tuple[Part, ...]
-    outs: tuple[Path, ...]
-    model: ModelSpec | None
-
-    def __call__(self, shard: Shard) -> Facts:
-        """Write the sidecars that are missing."""
-        missing = [
-            i for i, out in enumerate(self.outs) if not StepDir(out).shard(shard.name).exists()
-        ]
-        sidecars = [_Sidecar(self.parts[i], self.outs[i], shard) for i in missing]
-        needs = sorted({c for s in sidecars for c in cast(Any, s.part).needs})
-        for table, rows in shard.stream(needs):
-            for sidecar, found in zip(sidecars, self._score(table, sidecars), strict=True):
-                sidecar.add(found, rows)
-        for sidecar in sidecars:
-            sidecar.publish()
-        return {}
-
-    def _score(self, table: pa.Table, sidecars: Sequence[_Sidecar]) -> list[Mapping[str, Any]]:
-        if self.model is not None:
-            from foresift.pipeline.lm.forward import score_table
-
-            return list(
-                score_table(table, self.model, [cast(ModelScorer, s.part) for s in sidecars])
-            )
-        found = []
-        for s in sidecars:
-            if isinstance(s.part, FittedScorer):
-                found.append(s.part.score(table, s.out / "fitted"))
-            else:
-                found.append(cast(Any, s.part).score(table))
-        return found
-
-
-class _Sidecar:
-    """Collects the scores of alive rows and writes them at their places."""
-
-    def __init__(self, part: Part, out: Path, shard: Shard) -> None:
-        self.part, self.out, self.shard = part, out, shard
-        self.columns = cast(Any, part).columns
-        self._rows: list[np.ndarray[Any, Any]] = []
-        self._values: dict[str, list[pa.Array]] = {name: [] for name in self.columns}
-
-    def add(self, found: Mapping[str, Any], rows: np.ndarray[Any, Any]) -> None:
-        assert set(found) == set(self.columns), (
-            f"{type(self.part).__name__} declares {sorted(self.columns)}, gave {sorted(found)}"
-        )
-        self._rows.append(rows)
-        for name, column in self.columns.items():
-            array = pa.array(found[name], column.dtype)
-            assert len(array) == len(rows), f"{name}: {len(array)} values for {len(rows)} rows"
-            self._values[name].append(array)
-
-    def publish(self) -> None:
-        """Write the shard, null where a row is not alive, with the counts a report needs."""
-        shard = self.shard
-        scored = np.concatenate([*self._rows, np.empty(0, dtype=np.int64)])
-        place = np.full(shard.rows, -1, dtype=np.int64)
-        place[scored] = np.arange(len(scored))
-        taken = pa.array(place, mask=place < 0)
-        out = {"id": shard.load(["id"])["id"]}
-        nan = {}
-        for name, column in self.columns.items():
-            values = pa.chunked_array(self._values[name], column.dtype)
-            nan[name] = _count_nan(values)
-            out[name] = values.take(taken) if len(values) else pa.nulls(shard.rows, column.dtype)
-        facts = {"alive": len(scored), "nan": nan}
-        write_shard(StepDir(self.out).shard(shard.name), pa.table(out), facts)
-
-
-def _count_nan(values: pa.ChunkedArray) -> int:
-    if not pa.types.is_floating(values.type):
-        return 0
-    found: int = (pc.sum(pc.is_nan(values)).as_py() or 0) + values.null_count
-    return found
-
-
-def _score(steps: Sequence[Step], job: Job) -> None:
-    corpus = steps[0].inputs.corpus
-    assert corpus is not None
-    for step in steps:
-        if isinstance(step.part, FittedScorer):
-            _fit(step, corpus)
-    model = steps[0].inputs.model
-    task = ScoreShard(tuple(s.part for s in steps), tuple(s.path for s in steps), model)
-    shards = corpus.shards()
-    left = [
-        s for s in shards if not all(StepDir(step.path).shard(s.name).exists() for step in steps)
-    ]
-    label = steps[0].label.replace(steps[0].name, "+".join(s.name for s in steps))
-    job.map(task, left, _resources(corpus, model), label, done=len(shards) - len(left))
-    for step in steps:
-        parts = StepDir(step.path).shards()
-        _finish(step, add_counts(shard_facts(p) for p in parts))
-
-
-def _fit(step: Step, corpus: Corpus) -> None:
-    """Let a scorer look at every alive row once; what it learned appears whole or not at all."""
-    part = cast(FittedScorer, step.part)
-    fitted = step.path / "fitted"
-    if fitted.exists():
-        return
-    partial = temporary(fitted)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tables = (t for s in corpus.shards() for t, _ in s.stream(part.needs))
-    part.fit(tables, partial)
-    partial.rename(fitted)
-
-
-def _resources(corpus: Corpus, model: ModelSpec | None) -> Resources:
-    size = int(StepDir(corpus.base).facts()["facts"].get("n_bytes", 0))
-    if model is None:
-        return Resources(small=size < SMALL_BYTES)
-    from foresift.pipeline.lm.model import pick_device
-
-    gpu = pick_device(model.device).startswith("cuda")
-    return Resources(cpus=model.threads, gpus=1.0 if gpu else 0.0, small=size < SMALL_MODEL_BYTES)
-
-
-# -- decisions and orders ----------------------------------------------------------------------
 
 
 def _select(step: Step, job: Job) -> Facts:

@@ -45,7 +45,7 @@ class Step:
     round: int = 0
     budget: Budget | None = None
     group: str = ""
-    """Model scores of one group share one forward."""
+    """Scores of one group share one pass over the text, or one forward of the model."""
 
     @property
     def done(self) -> bool:

@@ -145,7 +145,7 @@ class _Planner:
                 "score", name, part, spec.where, fp, line, number, reads=reads,
                 inputs=Inputs(corpus=corpus, model=model.spec if model else None, round=number),
                 gives=tuple(f"{name}.{c}" for c in cast(Any, part).columns),
-                group=digest([self._lineage(corpus), model.digest]) if model else "",
+                group=digest([spec.where, self._lineage(corpus), model.digest if model else None]),
             )  # fmt: skip
             added = added.with_columns(name, step.path, list(cast(Any, part).columns))
         line.views[spec.data] = added

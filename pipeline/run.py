@@ -83,10 +83,11 @@ def _carry_out(
     write_text(path / "recipe.yaml", yaml.safe_dump(plan.recipe.raw(), sort_keys=False))
     told: list[Facts] = []
     started = time.perf_counter()
-    steps = list(plan.steps)
-    for step in steps:
+    cached = {s.path for s in plan.steps if s.done}
+    for step in plan.steps:
+        job = Job(engine=engine, rng=step.rng, progress=progress, log=log)
         with placed(step.where):
-            told.append(_one(step, steps, engine, progress, log))
+            told.append(_one(step, plan.steps, job, step.path in cached))
     write_outcome(plan, path / "plan.parquet")
     manifest = {
         "recipe": plan.recipe.name,
@@ -107,12 +108,9 @@ def _carry_out(
     return Run(path)
 
 
-def _one(
-    step: Step, steps: Sequence[Step], engine: Engine, progress: Progress, log: logging.Logger
-) -> Facts:
-    cached = step.done
+def _one(step: Step, steps: Sequence[Step], job: Job, cached: bool) -> Facts:
+    """Carry out one step; scores of its group come with it, so theirs take no time of their own."""
     began = time.perf_counter()
-    job = Job(engine=engine, rng=step.rng, progress=progress, log=log)
     group = [s for s in steps if step.group and s.group == step.group and s is not step]
     stage = execute(step, job, group)
     if stage["fingerprint"] != step.fingerprint:
@@ -121,7 +119,7 @@ def _one(
             where=str(step.path),
         )
     seconds = round(time.perf_counter() - began, 3)
-    log.info("%s: %s, %.1f s", step.label, "cached" if cached else "done", seconds)
+    job.log.info("%s: %s, %.1f s", step.label, "cached" if cached else "done", seconds)
     return {
         "label": step.label,
         "verb": step.verb,

@@ -155,6 +155,24 @@ def test_all_identical_scores(tmp_path: Path) -> None:
     assert done.manifest["accounts"]["kept"] == 10
 
 
+def test_scores_share_a_pass_only_within_their_step(tmp_path: Path) -> None:
+    fields = recipe(
+        data={"read": "tests.parts:Texts", "shards": 2, "rows": 4, "pretend_bytes": 1},
+        model={"init": "configs/models/tiny", "max_length": 16},
+        steps=[
+            {"score": ["loss", "uncertainty"]},
+            {"score": "excess_loss", "against": "loss.nll"},  # the same rows, the same model
+        ],
+    )
+    done = go(fields, tmp_path)
+    cached = {s["name"]: s["cached"] for s in done.manifest["steps"]}
+    assert not any(cached.values())
+    view = make_plan(Recipe.parse(fields, "r"), tmp_path).lines[0].views["data"]
+    found = np.asarray(view.table(["excess_loss.utility"])[0]["excess_loss.utility"])
+    assert len(found)
+    assert np.allclose(found, 0, atol=1e-6)  # a loss less itself
+
+
 def test_rounds_consume_their_pool(tmp_path: Path) -> None:
     fields = recipe(
         steps=STEPS[:1],
