@@ -16,6 +16,7 @@ Beside the fields of its part, a step may carry `as` (its name in columns), `dat
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,13 +248,12 @@ def step_of(fields: dict[str, Any], where: str, verbs: Sequence[str] = ()) -> St
             raise RecipeError(f"{verb} takes one part, got {value!r}", where=where)
         if "as" in extras:
             raise RecipeError("`as` names a single part; this step has several", where=where)
-        parts = tuple((n, _part(verb, n, fields.pop(n, None) or {}, where)) for n in value)
+        own = {n: fields.pop(_short(n), None) or {} for n in map(str, value)}
+        parts = tuple((_short(n), _part(verb, n, each, where)) for n, each in own.items())
         if fields:
-            known = [str(v) for v in value]
-            raise RecipeError(
-                f"no part {next(iter(fields))!r} in this step{nearest(next(iter(fields)), known)}",
-                where=f"{where} ({verb})",
-            )
+            name = str(next(iter(fields)))
+            hint = nearest(name, [_short(n) for n in own])
+            raise RecipeError(f"no part {name!r} in this step{hint}", where=f"{where} ({verb})")
     else:
         part = _part(verb, value, fields, where)
         parts = ((str(extras.get("as") or _short(value)), part),)
@@ -284,7 +284,15 @@ def _part(verb: str, name: Any, fields: Mapping[str, Any], where: str) -> Part:
     kind = find(verb, name, where)
     if not isinstance(fields, Mapping):
         raise RecipeError(f"fields of {name} must be a mapping, got {fields!r}", where=where)
-    return kind.parse(fields, f"{where} ({verb} {_short(name)})")
+    place = f"{where} ({verb} {_short(name)})"
+    known = [f.name for f in dataclasses.fields(kind)]
+    known += [extra for extra, verbs in _EXTRAS.items() if verb in verbs and extra not in known]
+    for field_name in fields:
+        if field_name not in known:
+            raise RecipeError(
+                f"no field {field_name!r}{nearest(str(field_name), known)}", where=place
+            )
+    return kind.parse(fields, place)
 
 
 def _short(name: str) -> str:

@@ -85,7 +85,7 @@ def _carry_out(
     started = time.perf_counter()
     cached = {s.path for s in plan.steps if s.done}
     for step in plan.steps:
-        job = Job(engine=engine, rng=step.rng, progress=progress, log=log)
+        job = Job(engine=engine, rng=step.rng, progress=_named(progress, step), log=log)
         with placed(step.where):
             told.append(_one(step, plan.steps, job, step.path in cached))
     write_outcome(plan, path / "plan.parquet")
@@ -106,6 +106,15 @@ def _carry_out(
     write_json(path / "manifest.json", manifest)
     (path / ".manifest.json").unlink()
     return Run(path)
+
+
+def _named(progress: Progress, step: Step) -> Progress:
+    """A progress that says which step is speaking."""
+
+    def tell(done: int, total: int, label: str) -> None:
+        progress(done, total, f"{step.label}: {label}" if label else step.label)
+
+    return tell
 
 
 def _one(step: Step, steps: Sequence[Step], job: Job, cached: bool) -> Facts:

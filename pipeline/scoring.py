@@ -128,7 +128,7 @@ def score(steps: Sequence[Step], job: Job) -> list[Facts]:
     left = [
         s for s in shards if not all(StepDir(step.path).shard(s.name).exists() for step in steps)
     ]
-    label = steps[0].label.replace(steps[0].name, "+".join(s.name for s in steps))
+    label = "with " + ", ".join(s.name for s in steps[1:]) if len(steps) > 1 else ""
     job.map(task, left, _resources(corpus, model), label, done=len(shards) - len(left))
     return [add_counts(shard_facts(p) for p in StepDir(s.path).shards()) for s in steps]
 

@@ -123,6 +123,9 @@ def run(done: Run, console: Console) -> None:
     )
     if manifest["evaluations"]:
         _losses(manifest, console)
+    for step in manifest["steps"]:
+        if step["verb"] == "export":
+            console.print(f"export  {step['path']}", soft_wrap=True, highlight=False)
     console.print(f"plan    {done.plan}", soft_wrap=True, highlight=False)
     if "report" in manifest:
         console.print(f"report  {manifest['report']}", soft_wrap=True, highlight=False)

@@ -1,6 +1,7 @@
 """The local engine: this process, or a pool of processes on this machine.
 
-A killed worker costs its item, not the run: the pool is made anew and the item tried again.
+A killed worker costs its item, not the run: the pool is made anew and the item tried again. What
+needs a GPU stays in this process, so that one model is loaded on it; several GPUs are Ray's work.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class LocalEngine:
         self, task: Callable[[Any], Facts], items: Sequence[Any], resources: Resources
     ) -> Iterator[tuple[int, Facts]]:
         """Yield (position, facts) as items finish."""
-        if self.workers == 1 or len(items) < 2 or resources.small:
+        if self.workers == 1 or len(items) < 2 or resources.small or resources.gpus:
             for position, item in enumerate(items):
                 yield position, task(item)
         else:

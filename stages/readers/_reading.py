@@ -126,7 +126,7 @@ class Reader(Stage):
         _forget_shards_without_rejects(out, paths)
         size = sum(piece.size for unit in units for piece in unit.pieces)
         task = ReadUnit(self, out.path)
-        parts = job.map_shards(task, units, paths, Resources(small=size < SMALL_BYTES), "read")
+        parts = job.map_shards(task, units, paths, Resources(small=size < SMALL_BYTES))
         _merge_rejects(out, paths)
         self._judge(parts, out)
         counts = add_counts([{k: v for k, v in p.items() if k != "content"} for p in parts])

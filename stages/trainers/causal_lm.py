@@ -232,7 +232,7 @@ class _Training:
     def _report(self, done: Done) -> None:
         self.tokens += self.ledger.add(done.step, done.rows)
         self.curve.append((done.step, self.tokens, done.loss, done.learning_rate))
-        self.job.progress(done.step, self.steps, "train")
+        self.job.progress(done.step, self.steps, "")
 
     def _facts(
         self, model: Any, steps: int, before: int, mode: _packing.Mode, short: bool

@@ -54,6 +54,10 @@ LETTERS = {"score": "tests.parts:Letters", "as": "letters"}
             {"steps": [LETTERS, {"select": "topk", "by": "letters.count", "budget": "5% n_tokns"}]},
             r"column 'n_tokns'; did you mean 'n_tokens'?",
         ),
+        (
+            {"steps": [LETTERS, {"select": "topk", "by": "letters.count", "budgett": "5%"}]},
+            r"steps\[1\] \(select topk\): no field 'budgett'; did you mean 'budget'?",
+        ),
         ({"steps": [{"score": "nowhere.module:Class"}]}, r"steps\[0\]: cannot load 'nowhere.mod"),
         ({"steps": [{"score": "json:JSONDecoder"}]}, r"steps\[0\]: .*is not a foresift Part"),
         ({"steps": [{"score": "loss"}]}, r"steps\[0\]: needs a model"),

@@ -327,7 +327,7 @@ def test_progress_counts_the_steps(inputs: Inputs, tmp_path: Path, job: Job) -> 
     calls: list[tuple[int, int, str]] = []
     watched = replace(job, progress=lambda done, total, label: calls.append((done, total, label)))
     train(inputs, tmp_path / "out", watched, tokens=192)
-    assert calls == [(1, 3, "train"), (2, 3, "train"), (3, 3, "train")]
+    assert calls == [(1, 3, ""), (2, 3, ""), (3, 3, "")]
 
 
 def test_a_killed_run_leaves_nothing_that_is_read(inputs: Inputs, tmp_path: Path, job: Job) -> None:
