@@ -30,6 +30,9 @@ from foresift.pipeline.tables import CONTENT, ID
 _WEIGHT = "export.weight"
 _OWN = ("id", "source", "weight", "round", *CONTENT)
 
+#: bytes of content put in order at once; about four times as much is held in memory
+WINDOW_BYTES = 32 << 20
+
 
 class Sink(Protocol):
     """An open file that takes tables of one schema."""
@@ -75,7 +78,9 @@ class Exporter(Stage):
         assert inputs.corpus is not None, "an exporter is given a corpus"
         if inputs.plan is not None:
             beside = list(dict.fromkeys(["source", "n_bytes", "n_tokens", *self.columns]))
-            tables = rows_in_plan_order(inputs.corpus, inputs.plan, beside)
+            tables = rows_in_plan_order(
+                inputs.corpus, inputs.plan, beside, window_bytes=WINDOW_BYTES
+            )
             parts = list(self._in_plan_order(tables, out))
         else:
             parts = self._in_corpus_order(inputs.corpus.shards(), out, job)
