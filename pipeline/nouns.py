@@ -32,6 +32,7 @@ from foresift.pipeline.store import Facts, StepDir, shard_facts
 from foresift.pipeline.tables import Column
 
 if TYPE_CHECKING:
+    from foresift.pipeline.beside import Beside
     from foresift.pipeline.lm.model import ModelSpec
     from foresift.pipeline.lm.signals import Signals, Tokens
 
@@ -194,6 +195,8 @@ class Job:
     rng: Rng
     progress: Progress = silent
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
+    beside: Beside | None = None
+    """Scores that a reader may take as it reads."""
 
     def map(
         self,

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 
+from foresift.pipeline.beside import beside
 from foresift.pipeline.errors import DataError, StoreError, placed
 from foresift.pipeline.execute import execute
 from foresift.pipeline.nouns import Engine, Job, Progress, silent
@@ -85,7 +86,10 @@ def _carry_out(
     started = time.perf_counter()
     cached = {s.path for s in plan.steps if s.done}
     for step in plan.steps:
-        job = Job(engine=engine, rng=step.rng, progress=_named(progress, step), log=log)
+        job = Job(
+            engine=engine, rng=step.rng, progress=_named(progress, step), log=log,
+            beside=beside(step, plan.steps),
+        )  # fmt: skip
         with placed(step.where):
             told.append(_one(step, plan.steps, job, step.path in cached))
     write_outcome(plan, path / "plan.parquet")

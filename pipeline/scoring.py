@@ -47,16 +47,16 @@ class ScoreShard:
         missing = [
             i for i, out in enumerate(self.outs) if not StepDir(out).shard(shard.name).exists()
         ]
-        sidecars = [_Sidecar(self.parts[i], self.outs[i], shard) for i in missing]
+        sidecars = [Sidecar(self.parts[i], self.outs[i]) for i in missing]
         needs = sorted({c for s in sidecars for c in cast(Any, s.part).needs})
         for table, rows in shard.stream(needs):
             for sidecar, found in zip(sidecars, self._score(table, sidecars), strict=True):
                 sidecar.add(found, rows)
         for sidecar in sidecars:
-            sidecar.publish()
+            sidecar.publish(shard.name, shard.load(["id"])["id"], shard.ids)
         return {}
 
-    def _score(self, table: pa.Table, sidecars: Sequence[_Sidecar]) -> list[Mapping[str, Any]]:
+    def _score(self, table: pa.Table, sidecars: Sequence[Sidecar]) -> list[Mapping[str, Any]]:
         if self.model is not None:
             from foresift.pipeline.lm.forward import score_table
 
@@ -72,12 +72,11 @@ class ScoreShard:
         return found
 
 
-class _Sidecar:
+class Sidecar:
     """Collects the scores of alive rows and writes them at their places."""
 
-    def __init__(self, part: Part, out: Path, shard: Shard) -> None:
-        self.part, self.out, self.shard = part, out, shard
-        self.columns = cast(Any, part).columns
+    def __init__(self, part: Any, out: Path) -> None:
+        self.part, self.out, self.columns = part, out, part.columns
         self._rows: list[np.ndarray[Any, Any]] = []
         self._values: dict[str, list[pa.Array]] = {name: [] for name in self.columns}
 
@@ -91,21 +90,21 @@ class _Sidecar:
             assert len(array) == len(rows), f"{name}: {len(array)} values for {len(rows)} rows"
             self._values[name].append(array)
 
-    def publish(self) -> None:
-        """Write the shard, null where a row is not alive, with the counts a report needs."""
-        shard = self.shard
+    def publish(self, name: str, ids: pa.ChunkedArray, digest: str) -> None:
+        """Write the sidecar of a shard, null where a row is not alive, with counts for reports."""
         scored = np.concatenate([*self._rows, np.empty(0, dtype=np.int64)])
-        place = np.full(shard.rows, -1, dtype=np.int64)
+        place = np.full(len(ids), -1, dtype=np.int64)
         place[scored] = np.arange(len(scored))
         taken = pa.array(place, mask=place < 0)
-        out = {"id": shard.load(["id"])["id"]}
-        nan = {}
-        for name, column in self.columns.items():
-            values = pa.chunked_array(self._values[name], column.dtype)
-            nan[name] = _count_nan(values)
-            out[name] = values.take(taken) if len(values) else pa.nulls(shard.rows, column.dtype)
+        out, nan = {"id": ids}, {}
+        for column, about in self.columns.items():
+            values = pa.chunked_array(self._values[column], about.dtype)
+            nan[column] = _count_nan(values)
+            out[column] = values.take(taken) if len(values) else pa.nulls(len(ids), about.dtype)
         facts = {"alive": len(scored), "nan": nan}
-        write_shard(StepDir(self.out).shard(shard.name), pa.table(out), facts)
+        # in one chunk, so that the bytes do not depend on the batches the scores came in
+        written = write_shard(StepDir(self.out).shard(name), pa.table(out).combine_chunks(), facts)
+        assert written["ids"] == digest, f"{name}: the ids changed while it was scored"
 
 
 def _count_nan(values: pa.ChunkedArray) -> int:

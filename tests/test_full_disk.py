@@ -41,7 +41,7 @@ def test_a_full_disk_is_one_located_error_and_the_rerun_continues(tmp_path: Path
     last = result.stderr.splitlines()[-1]
     assert last.startswith("StoreError data: File too large; what is finished stays")
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("part-*.parquet")}
-    assert [p.stem for p in done] == ["part-00000"]
+    assert {p.stem for p in done} == {"part-00000"}
     assert not list((tmp_path / "out").rglob(".*.tmp")), "what was half-written takes up the disk"
     assert not list((tmp_path / "out").rglob("stage.json"))
     again = go(fields, tmp_path / "out")
@@ -50,16 +50,19 @@ def test_a_full_disk_is_one_located_error_and_the_rerun_continues(tmp_path: Path
     assert again.manifest["accounts"] == whole.manifest["accounts"]
 
 
-@pytest.mark.parametrize("verb", ["read", "score", "select", "order", "export"])
+VERBS = ["read", "dedup", "score", "select", "order", "export"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_disk_that_fills_up_at_any_step_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     fields = recipe(
         write(tmp_path / "a.jsonl", texts(200)),
-        steps=[LENGTH, TOPK, {"order": "shuffle"}, {"export": "parquet"}],
+        steps=[{"dedup": "exact"}, LENGTH, TOPK, {"order": "shuffle"}, {"export": "parquet"}],
     )
     go(fields, tmp_path / "whole")
-    number = ["read", "score", "select", "order", "export"].index(verb)
+    number = VERBS.index(verb)
     with monkeypatch.context() as patch:
         _fill_the_disk(patch, number)
         said = refused(tmp_path, fields)

@@ -125,7 +125,7 @@ class Reader(Stage):
         paths = [out.shard(unit.name) for unit in units]
         _forget_shards_without_rejects(out, paths)
         size = sum(piece.size for unit in units for piece in unit.pieces)
-        task = ReadUnit(self, out.path)
+        task = ReadUnit(self, out.path, job.beside)
         parts = job.map_shards(task, units, paths, Resources(small=size < SMALL_BYTES))
         _merge_rejects(out, paths)
         self._judge(parts, out)

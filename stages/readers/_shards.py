@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foresift.pipeline.beside import Beside
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts, ShardWriter
 from foresift.pipeline.tables import BASE, CONTENT, content_bytes, content_ids
@@ -56,6 +57,8 @@ class ReadUnit:
 
     reader: Source
     out: Path
+    beside: Beside | None = None
+    """Scores to take from the batches on the way."""
 
     def __call__(self, unit: Unit) -> Facts:
         place = self.reader.place(unit)
@@ -71,6 +74,7 @@ class ReadUnit:
         schema = self._schema(unit, place)
         counts = {"rows_in": 0, "holdout": 0, "n_bytes": 0, "n_tokens": 0}
         sources: dict[str, dict[str, int]] = {}
+        scores = self.beside.open(unit.name) if self.beside else None
         with (
             Rejects(path.with_name(f"{unit.name}.rejects.jsonl")) as rejects,
             ShardWriter(path, schema) as writer,
@@ -82,6 +86,8 @@ class ReadUnit:
                 rejects.settle()
                 _count(table, counts, sources)
                 writer.write(table)
+                if scores is not None:
+                    scores.add(table)
             if place is not None and rejects.count:
                 raise _Unfit
             rejects.publish()
@@ -89,6 +95,8 @@ class ReadUnit:
             writer.facts |= {"rejected": rejects.count, "sources": sources, **counts}
             writer.facts |= {"in_place": int(place is not None)}
             writer.facts |= {"content": place} if place is not None else {}
+        if scores is not None:
+            scores.publish(path)
         return writer.facts
 
     def _schema(self, unit: Unit, place: Facts | None) -> pa.Schema:
