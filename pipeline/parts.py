@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 import textwrap
+import types
 from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,6 +162,7 @@ def only_part(module: Any) -> type[Part]:
         kind
         for kind in vars(module).values()
         if isinstance(kind, type)
+        and not isinstance(kind, types.GenericAlias)  # Python 3.10 calls list[int] a type
         and issubclass(kind, Part)
         and kind.__module__ == module.__name__
         and not inspect.isabstract(kind)

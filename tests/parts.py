@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,7 +79,7 @@ class Texts(Stage):
 class Letters(Scorer):
     """Counts letters, slowly if asked, and dies now and then if asked."""
 
-    columns: ClassVar = {
+    columns: ClassVar[Mapping[str, Column]] = {
         "count": Column(pa.int64(), "characters"),
         "share": Column(pa.float32(), "fraction of letters", "higher"),
     }
@@ -106,7 +106,9 @@ class Letters(Scorer):
 class Centred(FittedScorer):
     """The length of a document less the mean length of all alive ones."""
 
-    columns: ClassVar = {"chars": Column(pa.float64(), "characters", "higher")}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "chars": Column(pa.float64(), "characters", "higher")
+    }
 
     def fit(self, tables: Iterable[pa.Table], out: Path) -> None:
         lengths = [len(t) for table in tables for t in content_texts(table)]
@@ -121,7 +123,7 @@ class Centred(FittedScorer):
 class Wrong(Scorer):
     """Scores that are NaN, all the same, or missing, to see what becomes of them."""
 
-    columns: ClassVar = {
+    columns: ClassVar[Mapping[str, Column]] = {
         "nan": Column(pa.float32(), "none", "higher"),
         "same": Column(pa.float32(), "none", "higher"),
         "some": Column(pa.float32(), "none", "higher"),

@@ -123,7 +123,7 @@ def test_two_processes_agree_on_every_part() -> None:
 class Careless:
     """Scores that break one rule each."""
 
-    columns: ClassVar = {"utility": Column(pa.float64(), "count", "higher")}
+    columns: ClassVar[dict[str, Column]] = {"utility": Column(pa.float64(), "count", "higher")}
 
     @staticmethod
     def by_batch(rows: Any) -> dict[str, Any]:

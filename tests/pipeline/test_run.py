@@ -13,6 +13,7 @@ import pytest
 
 from foresift.pipeline.diff import compare
 from foresift.pipeline.errors import DataError, StoreError
+from foresift.pipeline.nouns import Column
 from foresift.pipeline.planner import make_plan
 from foresift.pipeline.recipe import Recipe
 from foresift.pipeline.run import Run
@@ -252,7 +253,10 @@ def test_the_manifest_is_written_last(tmp_path: Path) -> None:
 class Liar(parts.Letters):
     """Declares a column that it does not give."""
 
-    columns: ClassVar = {**parts.Letters.columns, "more": parts.Letters.columns["count"]}
+    columns: ClassVar[dict[str, Column]] = {
+        **parts.Letters.columns,
+        "more": parts.Letters.columns["count"],
+    }
 
 
 def test_a_part_that_does_not_keep_its_word_is_our_defect(tmp_path: Path) -> None:
