@@ -72,10 +72,12 @@ class Decided:
 
 @dataclass
 class Model:
-    """A checkpoint by its specification and the digest of what it came from."""
+    """A checkpoint by its specification, the digest of what it came from, and its training."""
 
     spec: ModelSpec
     digest: str
+    trained: tuple[Path, ...] = ()
+    """The training steps that led to it, one after another."""
 
 
 @dataclass
@@ -107,6 +109,17 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A measurement of one line's checkpoint after one round."""
+
+    line: str
+    repeat: int
+    round: int
+    path: Path
+    trained: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The steps of a recipe in an order in which they can run."""
 
@@ -114,8 +127,8 @@ class Plan:
     out: Path
     steps: tuple[Step, ...]
     lines: tuple[Line, ...]
-    evaluations: tuple[tuple[str, int, int, Path], ...]
-    """(line, repeat, round, directory) of every measurement on the holdout."""
+    evaluations: tuple[Evaluation, ...]
+    """Every measurement on the holdout."""
 
     @property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from foresift.pipeline.errors import RecipeError, nearest
 from foresift.pipeline.evaluation import Evaluate
 from foresift.pipeline.nouns import Inputs, ModelScorer, Selector
 from foresift.pipeline.parts import Part, digest, find
-from foresift.pipeline.plan import MAIN, Line, Model, Plan, Step
+from foresift.pipeline.plan import MAIN, Evaluation, Line, Model, Plan, Step
 from foresift.pipeline.recipe import Evidence, Recipe, StepSpec
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import StepDir
@@ -32,7 +32,7 @@ class _Planner:
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out = recipe, out
         self.steps: dict[Path, Step] = {}
-        self.evaluations: list[tuple[str, int, int, Path]] = []
+        self.evaluations: list[Evaluation] = []
 
     def plan(self) -> Plan:
         recipe = self.recipe
@@ -108,7 +108,8 @@ class _Planner:
             "evaluate", evidence.data, Evaluate(), "evidence", fp, line, number,
             inputs=Inputs(corpus=corpus, model=model.spec, round=number),
         )  # fmt: skip
-        self.evaluations.append((line.name, repeat, number, step.path))
+        told = Evaluation(line.name, repeat, number, step.path, model.trained)
+        self.evaluations.append(told)
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -205,7 +206,8 @@ class _Planner:
             inputs=Inputs(corpus=corpus, plan=order, model=model.spec, round=number),
         )  # fmt: skip
         trained = name if spec.named else f"trained in round {number}" if number else "trained"
-        line.models[trained] = Model(model.spec.at(step.path / "checkpoint"), fp)
+        checkpoint = model.spec.at(step.path / "checkpoint")
+        line.models[trained] = Model(checkpoint, fp, (*model.trained, step.path))
         if not spec.named:
             line.latest = trained
 

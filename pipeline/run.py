@@ -30,7 +30,7 @@ from foresift.pipeline.errors import DataError, StoreError, placed
 from foresift.pipeline.execute import execute
 from foresift.pipeline.nouns import Engine, Job, Progress, silent
 from foresift.pipeline.outcome import account, write_outcome
-from foresift.pipeline.plan import Plan, Step
+from foresift.pipeline.plan import Evaluation, Plan, Step
 from foresift.pipeline.store import Facts, StepDir, write_json, write_text
 
 
@@ -100,7 +100,7 @@ def _carry_out(
         "out": str(plan.out.resolve()),
         "steps": told,
         "accounts": account(plan, path / "plan.parquet"),
-        "evaluations": [_evaluation(*e) for e in plan.evaluations],
+        "evaluations": [_evaluation(e) for e in plan.evaluations],
         "seconds": round(time.perf_counter() - started, 3),
         "versions": versions(),
     }
@@ -179,9 +179,11 @@ def _report(done: Run) -> Path:
     return path
 
 
-def _evaluation(line: str, repeat: int, round: int, path: Path) -> Facts:
-    facts = StepDir(path).facts()["facts"]
-    return {"line": line, "repeat": repeat, "round": round, **facts}
+def _evaluation(told: Evaluation) -> Facts:
+    """A measurement, and the tokens that the measured model was trained on in all."""
+    trained = [StepDir(path).facts()["facts"].get("tokens") or 0 for path in told.trained]
+    about = {"line": told.line, "repeat": told.repeat, "round": told.round}
+    return {**StepDir(told.path).facts()["facts"], **about, "trained_tokens": sum(trained)}
 
 
 def versions() -> dict[str, str]:

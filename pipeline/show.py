@@ -133,7 +133,7 @@ def run(done: Run, console: Console) -> None:
 
 def _losses(manifest: dict[str, Any], console: Console) -> None:
     table = Table(title="held-out loss at equal training tokens", title_justify="left")
-    for name in ("arm", "round", "tokens in rounds", "nats/token", "± s.e."):
+    for name in ("arm", "round", "tokens trained", "nats/token", "± s.e."):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm in arms(manifest):
         table.add_row(
@@ -148,32 +148,17 @@ def _losses(manifest: dict[str, Any], console: Console) -> None:
 
 def arms(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The loss of each arm after each round, with the tokens trained until then."""
-    trained = _trained(manifest)
-    found = []
-    for each in manifest["evaluations"]:
-        line, repeat, round = each["line"], each["repeat"], each["round"]
-        rounds = range(1, round + 1)
-        found.append(
-            {
-                "arm": line,
-                "repeat": repeat,
-                "round": round,
-                "tokens": sum(trained.get((line, repeat, r), 0) for r in rounds),
-                "loss": each["token_mean"],
-                "stderr": each["token_mean_se"],
-            }
-        )
-    return found
-
-
-def _trained(manifest: dict[str, Any]) -> dict[tuple[str, int, int], int]:
-    """(line, repeat, round) -> tokens trained in it."""
-    found: dict[tuple[str, int, int], int] = {}
-    for step in manifest["steps"]:
-        if step["verb"] == "train" and step["round"]:
-            place = (step["line"], step["repeat"], step["round"])
-            found[place] = found.get(place, 0) + step["facts"].get("tokens", 0)
-    return found
+    return [
+        {
+            "arm": each["line"],
+            "repeat": each["repeat"],
+            "round": each["round"],
+            "tokens": each["trained_tokens"],
+            "loss": each["token_mean"],
+            "stderr": each["token_mean_se"],
+        }
+        for each in manifest["evaluations"]
+    ]
 
 
 def summary(done: Run) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def manifest(losses: Losses, stderr: float | None = 0.01, tokens: int = 1000) ->
             evaluations.append(
                 {
                     "line": arm, "repeat": repeat, "round": 1, "token_mean": values[repeat],
-                    "token_mean_se": stderr, "tokens": 5, "documents": 7,
+                    "token_mean_se": stderr, "tokens": 5, "documents": 7, "trained_tokens": tokens,
                 }
             )  # fmt: skip
     steps.append({"verb": "evaluate", "line": "selected", "round": 1, "name": "web", "facts": {}})
@@ -87,7 +87,7 @@ def test_an_interval_that_holds_zero_is_no_win() -> None:
 
 def test_unequal_tokens_are_said() -> None:
     both = manifest({"selected": [3.0], "random": [3.1]})
-    both["steps"][0]["facts"]["tokens"] = 900
+    both["evaluations"][0]["trained_tokens"] = 900
     result = evidence(both)
     assert result is not None
     assert "at 900 (selected), 1,000 (random) training tokens (not equal)" in sentence(result)

@@ -189,7 +189,8 @@ def test_evidence_enters_the_page(nasty: Run, tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     for arm, loss in (("selected", 3.2), ("random", 3.5), ("length_matched_random", None)):
         found = {"line": arm, "repeat": 0, "round": 1, "token_mean": loss, "token_mean_se": None}
-        manifest["evaluations"].append({**found, "documents": 12, "tokens": 99})
+        found |= {"documents": 12, "tokens": 99, "trained_tokens": 1000}
+        manifest["evaluations"].append(found)
     (path / "manifest.json").write_text(json.dumps(manifest))
     html = page.write(Run(path)).read_text(encoding="utf-8")
     text = "".join(check(html).text)
