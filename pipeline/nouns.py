@@ -12,7 +12,6 @@ Every scorer is pure: the same row gives the same numbers in any batch, order or
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -234,13 +233,8 @@ class Job:
         return [shard_facts(path) for path in paths]
 
 
-def replace(part: Any, **changes: Any) -> Any:
-    """`dataclasses.replace` under a name that reads well beside parts."""
-    return dataclasses.replace(part, **changes)
-
-
 __all__ = [
     "SMALL_BYTES", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts",
     "FittedScorer", "Inputs", "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng",
-    "Scorer", "Selector", "Shard", "Stage", "StepDir", "replace", "silent",
+    "Scorer", "Selector", "Shard", "Stage", "StepDir", "silent",
 ]  # fmt: skip
