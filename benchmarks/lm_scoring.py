@@ -105,7 +105,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="llama-1b" if gpu else "small")
     parser.add_argument("--domain", choices=DOMAINS, default="pile_cc")
-    parser.add_argument("--documents", type=int, default=1024 if gpu else 64)
+    parser.add_argument("--documents", type=int, default=1024 if gpu else 24)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--batch-tokens", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -114,7 +114,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a tiny model and few documents")
     args = parser.parse_args()
     if args.smoke:
-        args.model, args.documents, args.repeats = "tiny", 32, 2
+        args.model, args.documents, args.repeats = "tiny", 20, 2
     return args
 
 
