@@ -66,7 +66,7 @@ class Shard:
         base = _read(self.base, ["holdout"])
         mask: Bools = np.asarray(base["holdout"]) == self.holdout
         for m in self.masks:
-            kept = self._sidecar(m.path, ["kept"])["kept"].fill_null(False)
+            kept = self.sidecar(m.path, ["kept"])["kept"].fill_null(False)
             mask &= np.asarray(kept) == m.want
         return mask
 
@@ -84,7 +84,7 @@ class Shard:
                 path, name = known[public]
                 by_dir.setdefault(path, []).append((public, name))
         for path, pairs in by_dir.items():
-            sidecar = self._sidecar(path, [name for _, name in pairs])
+            sidecar = self.sidecar(path, [name for _, name in pairs])
             out |= {public: sidecar[name] for public, name in pairs}
         if not columns:
             return _read(self.base, ["id"]).select([])
@@ -98,7 +98,7 @@ class Shard:
         wanted = list(dict.fromkeys(["id", *columns]))
         beside = self.load(wanted)
         start = 0
-        source = self._content() if content else _slices(beside.select([]), self.rows)
+        source = self.content_batches() if content else _slices(beside.select([]), self.rows)
         for batch in source:
             rows = np.flatnonzero(alive[start : start + batch.num_rows])
             here = beside.slice(start, batch.num_rows)
@@ -118,7 +118,7 @@ class Shard:
                 where=self.name,
             )
 
-    def _content(self) -> Iterator[pa.Table]:
+    def content_batches(self) -> Iterator[pa.Table]:
         """Content columns under our names, in batches bounded by rows and bytes."""
         with pq.ParquetFile(self.content) as file:
             ours = dict(self.rename)
@@ -128,12 +128,13 @@ class Shard:
                 if ours.get(n, n) in CONTENT and (not ours or n in ours)
             ]
             groups = list(range(*self.row_groups)) if self.row_groups else None
-            size = _batch_rows(file, groups)
+            size = batch_rows(file, groups)
             for batch in file.iter_batches(size, row_groups=groups, columns=names):
                 table = pa.Table.from_batches([batch])
                 yield table.rename_columns([ours.get(n, n) for n in table.column_names])
 
-    def _sidecar(self, path: Path, names: list[str]) -> pa.Table:
+    def sidecar(self, path: Path, names: list[str]) -> pa.Table:
+        """Columns of this shard's file in a step directory, once its ids are seen to be ours."""
         file = StepDir(path).shard(self.name)
         if shard_facts(file)["ids"] != self.ids:
             raise StoreError(f"the rows of {file} are not those of {self.base}", where=self.name)
@@ -209,7 +210,7 @@ def _slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
         yield table.slice(start, BATCH_ROWS)
 
 
-def _batch_rows(file: pq.ParquetFile, groups: list[int] | None) -> int:
+def batch_rows(file: pq.ParquetFile, groups: list[int] | None) -> int:
     """Rows a batch, so that a batch holds about BATCH_BYTES of content."""
     numbers = groups if groups is not None else range(file.num_row_groups)
     metas = [file.metadata.row_group(i) for i in numbers]

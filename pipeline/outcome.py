@@ -106,7 +106,7 @@ class _State:
         """Follow one round's decisions; before the rounds, what is dropped is dropped for good."""
         alive = self.open.copy()
         for path in decided.decisions:
-            table = shard._sidecar(path, ["kept", "rank", "weight", "reason"])
+            table = shard.sidecar(path, ["kept", "rank", "weight", "reason"])
             kept = np.asarray(table["kept"].fill_null(False))
             judged = alive.copy()
             self.rank[judged] = np.asarray(table["rank"].fill_null(-1))[judged]

@@ -123,7 +123,7 @@ def _content(shard: Shard, rows: Ints) -> Iterator[tuple[int, pa.Table]]:
             continue
         first = int(starts[groups[0]])
         part = replace(shard, row_groups=(span[groups[0]], span[groups[-1]] + 1))
-        for batch in part._content():
+        for batch in part.content_batches():
             yield first, batch
             first += batch.num_rows
 

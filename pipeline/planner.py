@@ -37,9 +37,8 @@ class _Planner:
     def plan(self) -> Plan:
         recipe = self.recipe
         models = {n: Model(s, s.digest()) for n, s in recipe.model_specs().items()}
-        for name, model in models.items():
+        for model in models.values():
             model.spec.check()
-            del name
         line = Line(MAIN, Rng(recipe.seed), {}, models)
         for name, spec in recipe.readers().items():
             self._read(name, spec, line)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foresift.pipeline.corpus import _batch_rows
+from foresift.pipeline.corpus import batch_rows
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import CONTENT
@@ -78,7 +78,7 @@ class Parquet(RowReader):
             names = list(dict.fromkeys(self.wanted.values()))
             groups, line = list(range(piece.start, piece.stop)), piece.line
             with _open(piece.file) as parquet:
-                size = _batch_rows(parquet, groups)
+                size = batch_rows(parquet, groups)
                 batches = parquet.iter_batches(size, row_groups=groups, columns=names)
                 for batch in _guarded(batches, piece.file):
                     table = pa.Table.from_batches([batch])
