@@ -6,7 +6,6 @@ kept. A decision reads columns of the whole corpus at once, never text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from foresift.pipeline.store import (
     Facts,
     ShardWriter,
     StepDir,
+    finite,
     publish,
     temporary,
 )
@@ -91,7 +91,7 @@ def _select(step: Step, job: Job) -> Facts:
         "kept_tokens": int(n_tokens[choice.kept].sum()),
         "pool_tokens": int(n_tokens.sum()),
         "reasons": reasons,
-        **{k: _finite(v) for k, v in choice.facts.items()},
+        **{k: finite(v) for k, v in choice.facts.items()},
     }
 
 
@@ -147,19 +147,6 @@ def _weights(corpus: Corpus, places: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     view = Corpus(corpus.base, {**corpus.columns, **column}, corpus.masks, corpus.holdout)
     weights: np.ndarray[Any, Any] = np.asarray(view.table(["last.weight"])[0]["last.weight"])
     return weights
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN; a figure that does not exist is null."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, (np.integer, np.floating, np.bool_)):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 _RUN = {"select": _select, "order": _order}

@@ -3,6 +3,7 @@
     Scorer        score(batch) -> {column: array}                  numbers beside rows
     FittedScorer  fit(tables, out), score(batch, out)              looks at the corpus first
     ModelScorer   score(tokens, signals) -> {column: array}        reads the shared model pass
+    FittedModelScorer  fit(look, out), score(window, out)          asks the model, references first
     Selector      select(table, budget, rng) -> Choice             columns in, decision out
     Order         order(table, rng) -> permutation                 arranges what was chosen
     Stage         run(inputs, out, job) -> Facts                   directories in, a directory out
@@ -33,7 +34,7 @@ from foresift.pipeline.tables import Column
 if TYPE_CHECKING:
     from foresift.pipeline.beside import Beside
     from foresift.pipeline.lm.model import ModelSpec
-    from foresift.pipeline.lm.signals import Signals, Tokens
+    from foresift.pipeline.lm.signals import Signals, Tokens, Window
 
 Arrays = Mapping[str, Any]
 
@@ -95,6 +96,68 @@ class ModelScorer(Part):
         """One value a row for each declared column."""
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Documents that stand for what the model should become better at."""
+
+    name: str
+    corpus: Corpus
+    """Its alive rows; what was held out of it is for evaluation only."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a fitted model scorer may look at before it scores."""
+
+    corpus: Corpus
+    """The pool: the alive rows that will be scored."""
+    references: tuple[Reference, ...]
+    model: ModelSpec
+    job: Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedModelScorer(Part):
+    """A scorer that asks the model about the pool and about references before it scores.
+
+    Whatever `fit` publishes under `out` (whole files only: `write_shard`, `write_json`) is still
+    there when a killed run goes on, so long work is cut into files and what is there is not redone.
+    """
+
+    columns: ClassVar[Mapping[str, Column]]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` and the content."""
+        return ()
+
+    @property
+    def aims(self) -> Any:
+        """The references as the recipe gives them (see `references.py`); None: it has none."""
+        return None
+
+    @abstractmethod
+    def fit(self, look: Look, out: Path) -> Facts:
+        """Ask and learn; the facts become part of the step's. `flops` among them is counted."""
+
+    @abstractmethod
+    def signals(self, out: Path) -> tuple[str, ...]:
+        """Names from `pipeline/lm/signals.py` that `score` reads, given what `fit` wrote."""
+
+    @abstractmethod
+    def score(self, window: Window, out: Path) -> Arrays:
+        """One value a row for each declared column, given what `fit` wrote."""
+
+    def passes(self, out: Path) -> float:
+        """Forwards over the corpus that `score` makes on its own, besides the shared one."""
+        return 0.0
+
+    def estimate(self, parameters: int, pool: int, references: int) -> tuple[float, float]:
+        """(FLOPs of `fit`, forwards over the pool in `score`), from numbers of tokens."""
+        return 0.0, 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selector(Part):
     """Chooses rows by columns; never reads text, never loads a model."""
@@ -137,6 +200,8 @@ class Inputs:
     model: ModelSpec | None = None
     """The checkpoint to start from or to score with."""
     round: int = 0
+    references: tuple[Reference, ...] = ()
+    """What a fitted model scorer aims at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +261,8 @@ class Job:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
     beside: Beside | None = None
     """Scores that a reader may take as it reads."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by kind of work, for the manifest: facts know no clock."""
 
     def map(
         self,
@@ -235,6 +302,7 @@ class Job:
 
 __all__ = [
     "SMALL_BYTES", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts",
-    "FittedScorer", "Inputs", "Job", "ModelScorer", "Order", "Part", "Progress", "Resources", "Rng",
-    "Scorer", "Selector", "Shard", "Stage", "StepDir", "silent",
+    "FittedModelScorer", "FittedScorer", "Inputs", "Job", "Look", "ModelScorer", "Order", "Part",
+    "Progress", "Reference", "Resources", "Rng", "Scorer", "Selector", "Shard", "Stage",
+    "StepDir", "silent",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, cast
 from foresift.pipeline.choice import Budget
 from foresift.pipeline.corpus import DECISION, Corpus
 from foresift.pipeline.errors import RecipeError, nearest
-from foresift.pipeline.evaluation import Evaluate
-from foresift.pipeline.nouns import Inputs, ModelScorer, Selector
+from foresift.pipeline.evaluation import Evaluate, arm_specs
+from foresift.pipeline.nouns import FittedModelScorer, Inputs, ModelScorer, Reference
 from foresift.pipeline.parts import Part, digest, find
 from foresift.pipeline.plan import MAIN, Evaluation, Line, Model, Plan, Step
-from foresift.pipeline.recipe import Evidence, Recipe, StepSpec
+from foresift.pipeline.recipe import Evidence, Recipe, StepSpec, step_of
+from foresift.pipeline.references import aim_specs
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import StepDir
 from foresift.pipeline.tables import BASE
@@ -67,7 +67,7 @@ class _Planner:
             for number in range(1, rounds.count + 1):
                 chosen = self._round(main, specs, number, rounds.consume)
                 for arm in arms:
-                    self._round(arm, _arm_specs(specs, arm.name), number, rounds.consume, chosen)
+                    self._round(arm, arm_specs(specs, arm.name), number, rounds.consume, chosen)
                 if evidence:
                     for each in (main, *arms):
                         self._evaluate(evidence, each, repeat, number)
@@ -135,20 +135,42 @@ class _Planner:
         corpus = self._view(line, spec.data, spec.where)
         added = corpus
         for name, part in spec.parts:
-            reads = self._columns(corpus, cast(Any, part).needs, f"{spec.where} (score {name})")
-            model = (
-                self._model(line, spec.model, spec.where) if isinstance(part, ModelScorer) else None
-            )
-            lineage = self._lineage(corpus, reads)
-            fp = digest(["score", part.fingerprint, lineage, model.digest if model else None])
+            where = f"{spec.where} (score {name})"
+            reads = self._columns(corpus, cast(Any, part).needs, where)
+            asked = isinstance(part, FittedModelScorer)
+            needs_model = asked or isinstance(part, ModelScorer)
+            model = self._model(line, spec.model, spec.where) if needs_model else None
+            aims = self._references(part, line, where) if asked else ()
+            rng = line.rng.at("score", name, number)
+            lineage = [
+                self._lineage(corpus, reads),
+                *((a.name, a.weight, self._lineage(a.corpus)) for a in aims),
+            ]
+            key = [rng.key] if asked else []
+            fp = digest(["score", part.fingerprint, lineage[0], model.digest if model else None,
+                         *lineage[1:], *key])  # fmt: skip
             step = self._add(
-                "score", name, part, spec.where, fp, line, number, reads=reads,
-                inputs=Inputs(corpus=corpus, model=model.spec if model else None, round=number),
+                "score", name, part, spec.where, fp, line, number, reads=reads, rng=rng,
+                inputs=Inputs(corpus, None, model.spec if model else None, number, aims),
                 gives=tuple(f"{name}.{c}" for c in cast(Any, part).columns),
                 group=digest([spec.where, self._lineage(corpus), model.digest if model else None]),
             )  # fmt: skip
             added = added.with_columns(name, step.path, list(cast(Any, part).columns))
         line.views[spec.data] = added
+
+    def _references(self, part: Part, line: Line, where: str) -> tuple[Reference, ...]:
+        """The data sets a scorer aims at; those named by their files are read like any other."""
+        value, found = cast(FittedModelScorer, part).aims, []
+        known = [name for name in line.views if name == "data" or name in self.recipe.datasets]
+        for aim in [] if value is None else aim_specs(value, known, where):
+            name = aim.name
+            if aim.reader is not None:
+                name = f"reference {digest(aim.reader)}"
+                if name not in line.views:
+                    spec = step_of(dict(aim.reader), f"{where}.reference", ("read",))
+                    self._read(name, spec, line)
+            found.append(Reference(aim.name, line.views[name], aim.weight))
+        return tuple(found)
 
     def _decide(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]
@@ -272,21 +294,3 @@ class _Planner:
                 raise RecipeError("needs a model: give the recipe a `model:`", where=where)
             raise RecipeError(f"no model {name!r}{nearest(name, line.models)}", where=where)
         return line.models[wanted]
-
-
-def _arm_specs(specs: Sequence[StepSpec], arm: str) -> list[StepSpec]:
-    """The steps of a round for a baseline: its selector for ours, the same budget and trainer."""
-    choosing = [i for i, s in enumerate(specs) if s.verb == "select" and s.budget is not None]
-    if not choosing or not any(s.verb == "train" for s in specs):
-        raise RecipeError(
-            "evidence needs a budgeted `select` and a `train` in rounds", where="evidence"
-        )
-    kind = find("select", arm, "evidence.against")
-    fields = {f.name for f in dataclasses.fields(kind)}
-    like = {"like": "select.kept"} if "like" in fields else {}
-    part = kind.parse(like, "evidence.against")
-    assert isinstance(part, Selector)
-    last = specs[choosing[-1]]
-    chooser = replace(last, parts=((arm, part),), where="evidence.against")
-    train = [s for s in specs[choosing[-1] + 1 :] if s.verb == "train" and not s.named]
-    return [chooser, *train]

@@ -144,6 +144,7 @@ def _one(step: Step, steps: Sequence[Step], job: Job, cached: bool) -> Facts:
         "fingerprint": step.fingerprint,
         "cached": cached,
         "seconds": seconds,
+        **{f"{kind}_seconds": round(value, 3) for kind, value in job.seconds.items()},
         "facts": stage["facts"],
     }
 

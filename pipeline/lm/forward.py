@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,11 @@ from foresift.pipeline.lm.signals import (
     Floats,
     Signals,
     Tokens,
+    Window,
     segment_sums,
     validate,
 )
-from foresift.pipeline.nouns import ModelScorer
+from foresift.pipeline.nouns import FittedModelScorer, ModelScorer
 from foresift.pipeline.tables import content_columns
 
 #: where `batch_tokens` is 0: on a CPU activations that stay near the cache; on a GPU enough work
@@ -38,18 +41,52 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 def score_table(
-    table: pa.Table, spec: ModelSpec, scorers: Sequence[ModelScorer]
+    table: pa.Table,
+    spec: ModelSpec,
+    scorers: Sequence[ModelScorer | FittedModelScorer],
+    fitted: Sequence[Path | None] = (),
 ) -> list[dict[str, Any]]:
-    """The columns of each scorer for the rows of a window, from one shared pass."""
-    names = tuple(dict.fromkeys(n for scorer in scorers for n in scorer.signals))
+    """The columns of each scorer for the rows of a window, from one shared pass.
+
+    `fitted` holds, for each scorer that was fitted, the folder of what it learned.
+    """
+    return score_window(table, spec, scorers, fitted)[0]
+
+
+def score_window(
+    table: pa.Table,
+    spec: ModelSpec,
+    scorers: Sequence[ModelScorer | FittedModelScorer],
+    fitted: Sequence[Path | None] = (),
+) -> tuple[list[dict[str, Any]], Window]:
+    """As `score_table`, with the window that was scored."""
+    folders = list(fitted) or [None] * len(scorers)
+    asked = [_signals(s, f) for s, f in zip(scorers, folders, strict=True)]
+    names = tuple(dict.fromkeys(n for each in asked for n in each))
     validate(names)
     loaded = load(spec)
     with cpu_threads(spec.threads if loaded.device == "cpu" else 0):
-        tokens, signals = window(table, spec, loaded, names)
+        seen = window(table, spec, loaded, names)
         needs = dict.fromkeys(["id", *(n for scorer in scorers for n in scorer.needs)])
         here = table.select([n for n in needs if n in table.column_names])
-        tokens = Tokens(here, tokens.offsets, tokens.lengths, tokens.cut, tokens.prompted)
-        return [dict(scorer.score(tokens, signals)) for scorer in scorers]
+        seen = replace(seen, tokens=replace(seen.tokens, table=here))
+        return [_score(s, seen, f) for s, f in zip(scorers, folders, strict=True)], seen
+
+
+def _signals(scorer: ModelScorer | FittedModelScorer, fitted: Path | None) -> tuple[str, ...]:
+    if isinstance(scorer, ModelScorer):
+        return scorer.signals
+    assert fitted is not None
+    return scorer.signals(fitted)
+
+
+def _score(
+    scorer: ModelScorer | FittedModelScorer, whole: Window, fitted: Path | None
+) -> dict[str, Any]:
+    if isinstance(scorer, ModelScorer):
+        return dict(scorer.score(whole.tokens, whole.signals))
+    assert fitted is not None
+    return dict(scorer.score(whole, fitted))
 
 
 @contextlib.contextmanager
@@ -63,9 +100,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def window(
-    table: pa.Table, spec: ModelSpec, loaded: Loaded, names: Sequence[str]
-) -> tuple[Tokens, Signals]:
+def window(table: pa.Table, spec: ModelSpec, loaded: Loaded, names: Sequence[str]) -> Window:
     """Tokens and signals of a window, both views joined under the offsets of the full one."""
     full = encode(table, loaded.tokenizer, spec)
     plain = content_columns(table.column_names) == ["text"]
@@ -88,7 +123,8 @@ def window(
     before = full.lengths - found.counts
     prompted = (before > 1) & (found.counts > 0) & (not plain)
     tokens = Tokens(table, found.offsets, full.lengths, full.cut, prompted)
-    return tokens, Signals(token, document, found.offsets, found.vocab_size)
+    signals = Signals(token, document, found.offsets, found.vocab_size)
+    return Window(tokens, signals, full, loaded, spec)
 
 
 def _align(values: Floats, theirs: Integers, ours: Integers) -> Floats:

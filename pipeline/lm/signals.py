@@ -1,4 +1,4 @@
-"""What the model pass hands to scorers: Tokens and Signals.
+"""What the model pass hands to scorers: Tokens, Signals, Window.
 
 A *counted* token is one whose prediction counts (`encode`). Token signals are flat float32 arrays
 over the counted tokens of all documents: those of document i are `offsets[i]:offsets[i + 1]`.
@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from foresift.pipeline.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from foresift.pipeline.lm.encode import Encoded
+    from foresift.pipeline.lm.model import Loaded, ModelSpec
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -93,6 +97,18 @@ class Signals:
     def mean(self, name: str) -> Floats:
         """[n] mean over the counted tokens of each document; NaN where there are none."""
         return segment_means(self.token[name], self.offsets)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a fitted model scorer is given: the shared signals, and the model to go on asking."""
+
+    tokens: Tokens
+    signals: Signals
+    encoded: Encoded
+    """The documents' token ids, prompt included."""
+    loaded: Loaded
+    spec: ModelSpec
 
 
 def segment_sums(values: npt.NDArray[Any], offsets: Integers) -> npt.NDArray[np.float64]:

@@ -177,7 +177,8 @@ def test_both_views_share_the_offsets_and_a_cut_prompt_shortens_both(make: Make)
     spec = make(max_length=24)
     table = pa.table({"prompt": ["a" * 12, ""], "response": ["b" * 40, "cd"]})
     loaded = load(spec)
-    tokens, signals = window(table, spec, loaded, ["nll", "nll@response"])
+    seen = window(table, spec, loaded, ["nll", "nll@response"])
+    tokens, signals = seen.tokens, seen.signals
     assert signals.counts.tolist() == [24 - 14, 3]
     assert tokens.cut.tolist() == [True, False]
     assert signals.token["nll@response"].shape == signals.token["nll"].shape
