@@ -1,0 +1,174 @@
+"""Dot products and norms of per-sample gradients without per-sample gradients.
+
+    dots_ij         = <d_j, g_i>        g_i = grad of the mean NLL of document i (nats per token)
+    squared_norms_i = |g_i|^2           over all parameters that require a gradient
+
+One forward and one backward of the whole batch. The backward stops at each layer's output, where
+its gradient holds a sample in each row; with the layer's input that gives a sample's gradient as a
+sum of outer products over positions, which the identities in `ghost_terms` contract without
+forming it. No parameter gets a gradient, so that third of a backward is saved.
+
+Layers: linear, Conv1D, embedding (tied to the output or not, learned positions too), LayerNorm and
+every RMSNorm, and LoRA, which is linear layers. Any attention kernel. What the model does with a
+parameter outside its module's call is not seen, so a module that is never called is refused; a
+model in training mode must not recompute activations (gradient checkpointing).
+
+Cost: a forward, two thirds of a backward, D T m n operations a matrix for D directions (with two
+and more T m n + D m n), T^2 (m + n) for the norms. Memory: the gradient of a tied output layer's
+logits is held to the end for the norm's cross term.
+Source: Goodfellow 2015 (norm); the `ghost` products of Wang et al. 2024, "Data Shapley in one
+training run", section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from foresift.pipeline.errors import ModelError
+from foresift.pipeline.lm.batches import Batch
+from foresift.pipeline.lm.gradients import ghost_terms
+from foresift.pipeline.lm.gradients.ghost_layers import Layer, find_layers, refusal
+from foresift.pipeline.lm.gradients.ghost_terms import Term
+from foresift.pipeline.lm.gradients.samples import (
+    Direction,
+    device_of,
+    known,
+    sample_losses,
+    trainable,
+    wide,
+)
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """What one pass found about each document of a batch."""
+
+    losses: torch.Tensor
+    """[B] mean NLL, nats per token; 0 without counted tokens."""
+    dots: torch.Tensor
+    """[B, D] float64 dot products with the directions."""
+    squared_norms: torch.Tensor | None
+    """[B] float64 squared norms; None unless asked for."""
+
+
+def ghost(
+    model: Any, batch: Batch, directions: Sequence[Direction] = (), norms: bool = False
+) -> Ghost:
+    """Losses, dot products with the directions and (if `norms`) squared norms of the gradients."""
+    if getattr(model, "is_gradient_checkpointing", False) and model.training:
+        raise ModelError(
+            "ghost gradients and gradient checkpointing exclude one another; "
+            "call `model.eval()` first"
+        )
+    parameters, layers = trainable(model), find_layers(model)
+    shapes = {name: p.shape for name, p in parameters.items()}
+    checked = [known(model, d) for d in directions]
+    zeros = torch.zeros(
+        len(batch.ids), len(checked) + 1, dtype=torch.float64, device=device_of(model)
+    )
+    recorder = _Recorder(shapes, batch.ids.shape, checked, norms, zeros[:, 1:], zeros[:, 0])
+    with ExitStack() as stack, torch.enable_grad():
+        for layer in layers:
+            hook = layer.module.register_forward_hook(
+                partial(recorder.called, layer), with_kwargs=True
+            )
+            stack.callback(hook.remove)
+        stack.enter_context(_frozen(list(parameters.values())))
+        losses = sample_losses(model, batch)
+        recorder.complete(layers)
+        losses.sum().backward()
+    return recorder.result(losses.detach())
+
+
+@contextmanager
+def _frozen(parameters: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Without gradients of these parameters, so that the backward pass computes none."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+@dataclass
+class _Recorder:
+    """Sees every layer's call and the gradient at its output, and adds up what they give."""
+
+    shapes: dict[str, torch.Size]
+    size: tuple[int, ...]
+    """Documents and positions of the batch."""
+    directions: Sequence[Direction]
+    dots: torch.Tensor
+    squares: torch.Tensor | None
+    calls: Counter[str] = field(default_factory=Counter)
+    """Calls of each layer."""
+    waiting: Counter[str] = field(default_factory=Counter)
+    """Uses of each parameter whose gradient has not come yet."""
+    terms: dict[str, list[Term]] = field(default_factory=lambda: defaultdict(list))
+    """What has come of each parameter, kept for its norm."""
+
+    def called(
+        self, layer: Layer, module: Any, args: Any, kwargs: Any, output: torch.Tensor
+    ) -> torch.Tensor:
+        """Forward hook: one row a document in the output, and a hook where its gradient comes."""
+        given = args[0] if args else next(iter(kwargs.values()))
+        documents = self.size[0]
+        if isinstance(module, torch.nn.Embedding) and output.shape[:2] == (1, self.size[1]):
+            given, output = given.expand(documents, -1), output.expand(documents, -1, -1)
+        if output.ndim < 3 or tuple(output.shape[:2]) != self.size:
+            raise refusal(
+                layer.name,
+                module,
+                f"gives {tuple(output.shape)} where its first two dimensions "
+                f"should be the batch's {self.size} (documents, positions)",
+            )
+        if not output.requires_grad:
+            output = output.requires_grad_().clone()  # not a leaf: the model may write into it
+        self.calls[layer.name] += 1
+        self.waiting.update(layer.names.values())
+        output.register_hook(partial(self.arrived, layer, given.detach()))
+        return output
+
+    def complete(self, layers: Sequence[Layer]) -> None:
+        """Refuse layers that were never called: their parameters may be used some other way."""
+        for layer in layers:
+            if not self.calls[layer.name]:
+                raise refusal(layer.name, layer.module, "was never called in the forward pass")
+
+    @torch.no_grad()
+    def arrived(self, layer: Layer, given: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Gradient hook: add this use of the layer's parameters to the sums."""
+        found = layer.rule(layer.module, given, wide(gradient))
+        for local, name in layer.names.items():
+            self._add(name, ghost_terms.exact(found[local]))
+            self.waiting[name] -= 1
+            if not self.waiting[name]:
+                self._settle(name)
+
+    def _add(self, name: str, term: Term) -> None:
+        which = [j for j, d in enumerate(self.directions) if name in d]
+        if which:
+            products = ghost_terms.dots(term, [self.directions[j][name].detach() for j in which])
+            self.dots[:, which] += products.to(self.dots)
+        if self.squares is not None:
+            self.terms[name].append(term)
+
+    def _settle(self, name: str) -> None:
+        terms = self.terms.pop(name, [])
+        if terms and self.squares is not None:
+            self.squares += ghost_terms.squares(terms, self.shapes[name]).to(self.squares)
+
+    def result(self, losses: torch.Tensor) -> Ghost:
+        """What was found."""
+        for name in list(self.terms):  # a use that no loss depends on sends no gradient
+            self._settle(name)
+        return Ghost(losses, self.dots, self.squares)
