@@ -244,6 +244,7 @@ class _Training:
         losses = [loss for _, _, loss, _ in self.curve]
         whole = _documents.entries(self.inputs)
         seen = asdict(self.seen)
+        parameters = sum(p.numel() for p in model.parameters())
         return {
             "steps": steps,
             "steps_before": before,
@@ -255,10 +256,17 @@ class _Training:
             "epochs": round(seen["entries"] / whole, 6),
             "loss_first": float(np.mean(losses[:ENDS])),
             "loss_last": float(np.mean(losses[-ENDS:])),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": parameters,
+            "flops": {"train": training_flops(parameters, self.tokens)},
             "packing": mode,
             "short": short,
         }
+
+
+def training_flops(parameters: int, tokens: int) -> float:
+    """Operations of training on so many tokens: two in the forward pass and four in the backward
+    pass for each parameter and token (attention's own products are left out)."""
+    return 6.0 * parameters * tokens
 
 
 def _load(spec: ModelSpec, length: int) -> Loaded:

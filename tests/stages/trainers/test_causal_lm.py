@@ -76,6 +76,7 @@ def test_one_pass_trains_every_token_once_in_plan_order(
     assert (rows[0]["shard"], rows[0]["row"]) == (1, 14)
     assert facts["tokens"] == sum(sizes) == shard_total(out)
     assert facts["documents"] == facts["entries"] == 40
+    assert facts["flops"] == {"train": 6.0 * facts["parameters"] * sum(sizes)}
     assert (facts["epochs"], facts["short"], facts["packing"]) == (1.0, False, "positions")
 
 
