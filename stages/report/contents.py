@@ -4,6 +4,9 @@ manifest            `manifest.json`, or `.manifest.json` while the run is being 
 steps(verb)         what the manifest tells of the steps of the selection itself
 plan(columns)       one (shard, table of the plan file) after the other
 scored()            the columns of numbers beside the corpus, each from its latest round
+place(name, step)   where a step found the column that it names
+values(place)       a column of the whole corpus
+decided(step)       what a `select` could choose from, and what it chose
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +30,11 @@ from foresift.pipeline.plan import MAIN
 from foresift.pipeline.store import Facts, StepDir, shard_facts
 
 Batch = tuple[Shard, pa.Table]
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+#: what is larger counts as missing, infinities among them
+HUGE = 1e30
+_NONE = np.zeros(0, dtype=np.bool_)
 
 
 def read_manifest(path: Path) -> Facts:
@@ -55,6 +65,15 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the values of a column lie, and the round that they are from (0: before all)."""
+
+    path: Path
+    field: str
+    round: int
+
+
+@dataclass(frozen=True)
 class Contents:
     """A run directory and the step directories it names."""
 
@@ -73,6 +92,10 @@ class Contents:
     def first_of(self, verb: str) -> list[Facts]:
         """As `steps`, without those that only repeat the evidence."""
         return [s for s in self.steps(verb) if not s["repeat"]]
+
+    def line(self, name: str) -> list[Facts]:
+        """All steps of a line, without those that only repeat the evidence."""
+        return [s for s in self.manifest["steps"] if s["line"] == name and not s["repeat"]]
 
     def directory(self, step: Facts) -> Path:
         """Where a step lies; beside the run when both were moved together."""
@@ -109,6 +132,31 @@ class Contents:
                 found |= {c.name: c for c in _numbers(step, path, StepDir(path).shards()[0])}
         return list(found.values())
 
+    def place(self, name: str, reader: Facts) -> Place | None:
+        """Where a step of the selection found the column `name` (`<step>.<column>`)."""
+        owner, dot, field = name.rpartition(".")
+        if not dot:
+            return Place(self.base, name, 0) if name in _fields(self.base) else None
+        steps = self.line(MAIN)
+        for step in reversed(steps[: steps.index(reader)]):
+            path = self.directory(step)
+            if step["name"] == owner and self.lies_beside(path) and field in _fields(path):
+                return Place(path, field, step["round"])
+        return None
+
+    def values(self, place: Place) -> Floats:
+        """A column of all rows as floats of its own width; NaN where there is no value."""
+        found = [s.sidecar(place.path, [place.field])[place.field] for s in self.shards]
+        return np.concatenate([np.empty(0, np.float32), *map(_floats, found)])
+
+    def decided(self, step: Facts) -> tuple[Bools, Bools]:
+        """The rows that a `select` could choose from, and those it chose."""
+        path = self.directory(step)
+        tables = [s.sidecar(path, ["rank", "kept"]) for s in self.shards]
+        pool = [np.asarray(t["rank"].is_valid()) for t in tables]
+        chosen = [np.asarray(t["kept"]) for t in tables]
+        return np.concatenate([_NONE, *pool]), np.concatenate([_NONE, *chosen])
+
     def plan(self, columns: Sequence[str]) -> Iterator[Batch]:
         """The plan file, shard by shard (its row groups end where shards do)."""
         with pq.ParquetFile(self.path / "plan.parquet") as file:
@@ -143,6 +191,21 @@ def _numbers(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
             better=getattr(column, "better", "neither"),
             alive=about["facts"].get("alive"),
         )
+
+
+def _fields(path: Path) -> list[str]:
+    shards = StepDir(path).shards()
+    return list(pq.read_schema(shards[0]).names) if shards else []
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    narrow = column.type in (pa.float16(), pa.float32())
+    column = column.cast(pa.float32() if narrow else pa.float64(), safe=False)
+    values: Floats = np.asarray(column.fill_null(float("nan"))).copy()
+    values[~(np.abs(values) < HUGE)] = np.nan
+    return values
 
 
 def _countable(kind: pa.DataType) -> bool:

@@ -3,10 +3,11 @@
     head        what was run, what came of it in one sentence
     evidence    held-out loss of every arm              funnel    where every row went
     scores      pool against chosen                     sources   shares of each
+    rounds      how the preference changed, and what each round cost
     documents   what left and why, what was chosen      rejects, clusters, cost, reproduce
 
 A section without content is left out. Text of documents is masked (`mask.py`), freed of control
-characters and escaped by the template. Cost: two passes over scores, three over the plan file, and
+characters and escaped by the template. Cost: four passes over scores, three over the plan file, and
 the row groups of about a hundred documents.
 """
 
@@ -31,6 +32,7 @@ from foresift.stages.report.evidence import evidence, sentence
 from foresift.stages.report.examples import examples
 from foresift.stages.report.mask import clean
 from foresift.stages.report.rejects import rejects
+from foresift.stages.report.rounds import rounds
 from foresift.stages.report.scores import distributions
 from foresift.stages.report.sources import sources
 
@@ -73,6 +75,7 @@ def render(contents: Contents) -> str:
         result=sentence(found) if found else "",
         funnel=funnel(manifest["accounts"]),
         scores=distributions(contents),
+        rounds=rounds(contents),
         sources=sources(contents),
         examples=examples(contents),
         rejects=rejects(contents),
@@ -94,6 +97,7 @@ def _environment() -> jinja2.Environment:
         finalize=_printable,
     )
     environment.filters |= {"number": charts.number, "percent": percent, "seconds": seconds}
+    environment.filters |= {"flops": flops}
     environment.globals["bar"] = charts.bar
     return environment
 
@@ -128,6 +132,16 @@ def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations as people read them: 3.1 TFLOP."""
+    if value is None:
+        return "–"
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}FLOP"
+    return f"{value:.3g}"
 
 
 def funnel(accounts: Facts) -> list[Bar]:
