@@ -3,7 +3,7 @@
 A part whose fields all have defaults needs no entry: it is built without fields. A part with a
 required field needs one; several mappings try several variants. Column names are those of
 `samples.py`: `s.u` (distinct numbers), `s.gap` (numbers with NaN and null), `s.flag` (booleans with
-null), `n_bytes`, `n_tokens`.
+null), `s.vector` (vectors with null), `n_bytes`, `n_tokens`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"by": "s.gap", "variant": "discard_pl", "standardise": True, "lowest": True},
     ],
     ("select", "length_matched_random"): [{"like": "s.flag"}, {"like": "s.flag", "by": "n_bytes"}],
+    ("select", "relational"): [
+        {"by": "s.u", "embedding": "s.vector"},
+        {"by": "s.u", "embedding": "s.vector", "clusters": 3, "tau": 0.5},
+        {"by": "s.gap", "embedding": "s.vector", "clusters": "s.flag", "alpha": 0.3},
+    ],
     ("select", "topk"): [{"by": "s.u"}, {"by": "s.gap", "lowest": True}],
     ("select", "where"): [
         {"keep": "s.u > 0 and not s.flag"},

@@ -62,6 +62,7 @@ def table(kind: str = "text") -> pa.Table:
         pa.float64(),
         from_pandas=False,
     )
+    vectors = [None if i % 9 == 0 else rng.standard_normal(WIDTH).tolist() for i in range(ROWS)]
     beside = {
         "id": content_ids(rows),
         "source": pa.array([f"bucket{i % 2}/file#{i}" for i in range(ROWS)]),
@@ -71,6 +72,7 @@ def table(kind: str = "text") -> pa.Table:
         "s.u": pa.array(rng.permutation(ROWS) - ROWS / 2),
         "s.gap": gap,
         "s.flag": pa.array([None if i % 11 == 0 else i % 3 == 0 for i in range(ROWS)]),
+        "s.vector": pa.array(vectors, pa.list_(pa.float32())),
     }
     for name, column in beside.items():
         rows = rows.append_column(name, column)
