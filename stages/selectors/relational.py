@@ -34,8 +34,8 @@ rows in the largest, rows with u > 0, rows not ranked.
 
 Cost: n_c^2 d multiplications and 32 MB beside the vectors of one cluster, n_c its helpful rows
 (similarities are kept as sums: nothing of n x n); a few heap operations a row; k-means. 100,000
-rows of width 384 in 224 clusters: 3.7 s on one core, 2.3 s of it k-means. Source: Group-MATES (Yu et al. 2025),
-relational data influence and cluster-based inference.
+rows of width 384 in 224 clusters: 3.7 s on one core, 2.3 s of it k-means. Source: Group-MATES
+(Yu et al. 2025), relational data influence and cluster-based inference.
 """
 
 from __future__ import annotations
