@@ -95,7 +95,7 @@ def _of_shard(
     order = np.argsort(np.asarray(entries["row"]), kind="stable")
     rows = np.asarray(entries["row"])[order]
     beside = shard.load(list(dict.fromkeys(["id", *columns])))
-    for first, batch in _content(shard, rows):
+    for first, batch in content_at(shard, rows):
         low, high = np.searchsorted(rows, [first, first + batch.num_rows])
         if low == high:
             continue
@@ -110,7 +110,7 @@ def _of_shard(
         yield pa.table(out), which
 
 
-def _content(shard: Shard, rows: Ints) -> Iterator[tuple[int, pa.Table]]:
+def content_at(shard: Shard, rows: Ints) -> Iterator[tuple[int, pa.Table]]:
     """(row number of the first row, batch of content) of the row groups that hold `rows`."""
     with pq.ParquetFile(shard.content) as file:
         span = range(*(shard.row_groups or (0, file.num_row_groups)))

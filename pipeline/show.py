@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from foresift.pipeline.errors import DataError, RecipeError, nearest
-from foresift.pipeline.estimate import costs
+from foresift.pipeline.estimate import costs, scaled, selection_ratio
 from foresift.pipeline.parts import VERBS, Part, field_docs, find, names
 from foresift.pipeline.plan import MAIN, Plan
 from foresift.pipeline.run import Run
@@ -36,9 +36,16 @@ def plan(resolved: Plan, console: Console) -> None:
             _gathered(step.gives),
             step.path.name,
             "[green]cached[/]" if step.done else "to do",
-            estimated[step.path],
+            "" if step.done else str(estimated[step.path]),
         )
     console.print(table)
+    found = selection_ratio(resolved)
+    if found:
+        scoring, training = found
+        console.print(
+            f"the rounds of the selection: {scaled(scoring)}FLOP to score, {scaled(training)}FLOP "
+            f"to train; selecting costs {scoring / training:.2g} of the training"
+        )
     todo = sum(not s.done for s in resolved.steps)
     console.print(f"{todo} to do, {len(resolved.steps) - todo} cached, under {resolved.out}")
 
