@@ -263,19 +263,20 @@ def _told(y: Floats, guess: Floats, alpha: Floats, flat: bool) -> Facts:
 
 
 def agreement(truth: npt.ArrayLike, guess: npt.ArrayLike) -> Facts:
-    """Spearman, Pearson and R2 of predictions; None where labels (or predictions) are constant."""
+    """Spearman, Pearson and R2; None where labels (or predictions) are constant or not finite."""
     y, f = np.asarray(truth, dtype=np.float64), np.asarray(guess, dtype=np.float64)
     constant = bool(np.ptp(y) == 0)
+    total, left = np.sum((y - y.mean()) ** 2), np.sum((y - f) ** 2)
     return {
         "constant": constant,
         "spearman": _correlation(_ranks(y), _ranks(f)),
         "pearson": _correlation(y, f),
-        "r2": None if constant else float(1.0 - np.sum((y - f) ** 2) / np.sum((y - y.mean()) ** 2)),
+        "r2": None if constant or np.isnan(left) else float(1.0 - left / total),
     }
 
 
 def _correlation(a: Floats, b: Floats) -> float | None:
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    if not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return None
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
