@@ -62,7 +62,7 @@ def ghost(
     model: Any, batch: Batch, directions: Sequence[Direction] = (), norms: bool = False
 ) -> Ghost:
     """Losses, dot products with the directions and (if `norms`) squared norms of the gradients."""
-    if getattr(model, "is_gradient_checkpointing", False) and model.training:
+    if any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()):
         raise ModelError(
             "ghost gradients and gradient checkpointing exclude one another; "
             "call `model.eval()` first"
@@ -70,10 +70,10 @@ def ghost(
     parameters, layers = trainable(model), find_layers(model)
     shapes = {name: p.shape for name, p in parameters.items()}
     checked = [known(model, d) for d in directions]
-    zeros = torch.zeros(
-        len(batch.ids), len(checked) + 1, dtype=torch.float64, device=device_of(model)
-    )
-    recorder = _Recorder(shapes, batch.ids.shape, checked, norms, zeros[:, 1:], zeros[:, 0])
+    size = (len(batch.ids), len(checked))
+    dots = torch.zeros(size, dtype=torch.float64, device=device_of(model))
+    squares = dots.new_zeros(size[0]) if norms else None
+    recorder = _Recorder(shapes, batch.ids.shape, checked, dots, squares)
     with ExitStack() as stack, torch.enable_grad():
         for layer in layers:
             hook = layer.module.register_forward_hook(
@@ -124,12 +124,12 @@ class _Recorder:
         documents = self.size[0]
         if isinstance(module, torch.nn.Embedding) and output.shape[:2] == (1, self.size[1]):
             given, output = given.expand(documents, -1), output.expand(documents, -1, -1)
-        if output.ndim < 3 or tuple(output.shape[:2]) != self.size:
+        if output.shape[0] != documents or self.size[1] not in output.shape[1:-1]:
             raise refusal(
                 layer.name,
                 module,
-                f"gives {tuple(output.shape)} where its first two dimensions "
-                f"should be the batch's {self.size} (documents, positions)",
+                f"gives an output of shape {tuple(output.shape)}, which is not one row for each of "
+                f"the batch's {documents} documents with their {self.size[1]} positions in it",
             )
         if not output.requires_grad:
             output = output.requires_grad_().clone()  # not a leaf: the model may write into it

@@ -8,15 +8,17 @@ With a layer's input a [B, T, m] and the loss gradient b [B, T, n] at its output
     scale, shift  G = sum_t b_t * x_t             shift: sum_t b_t
 
 A position table whose output has batch size 1 is expanded to the batch before it is added, so that
-its gradient too comes a sample at a time. `scale, shift` is every module whose only parameters are
-vectors `weight` (and `bias`) and whose output is c + weight * x (+ bias): LayerNorm, every RMSNorm,
-the zero-centred ones too. That is found out by calling a copy of the module on a probe; x is its
-output at weight 1 less that at weight 0.
+its gradient too comes a sample at a time. Subclasses that override `forward` are called on a probe
+and must give what the kind does (an embedding may be multiplied by its `embed_scale`). `scale,
+shift` is every module whose only parameters are vectors `weight` (and `bias`) and whose output is
+c + weight * x (+ bias): LayerNorm, every RMSNorm, the zero-centred ones too. That too is found out
+on a probe; x is the output of a copy with weight 1 less that of a copy with weight 0.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,16 +70,22 @@ def refusal(name: str, module: Any, why: str) -> ModelError:
 def _rule(name: str, module: Any) -> Rule:
     from transformers.pytorch_utils import Conv1D
 
-    forward = type(module).forward
-    if forward is torch.nn.Linear.forward:
+    if isinstance(module, torch.nn.Linear) and _is_linear(module):
         return _linear
-    if forward is Conv1D.forward:
+    if type(module).forward is Conv1D.forward:
         return _conv1d
-    if forward is torch.nn.Embedding.forward:
-        if module.max_norm is not None or module.scale_grad_by_freq:
-            raise refusal(name, module, "rescales its rows or their gradients")
-        return _embedding
+    if isinstance(module, torch.nn.Embedding):
+        return _embedding(name, module)
     return _scale(name, module)
+
+
+@torch.no_grad()
+def _is_linear(module: Any) -> bool:
+    """Whether the module, of whatever subclass, computes what a linear layer does."""
+    if type(module).forward is torch.nn.Linear.forward:
+        return True
+    probe = _waves(2, 3, module.in_features).to(module.weight)
+    return _agree(module, probe, torch.nn.functional.linear(probe, module.weight, module.bias))
 
 
 def _linear(_: Any, a: torch.Tensor, b: torch.Tensor) -> dict[str, Term]:
@@ -90,10 +98,25 @@ def _conv1d(_: Any, a: torch.Tensor, b: torch.Tensor) -> dict[str, Term]:
     return {"weight": Outer(a, b), "bias": b.sum(1)}
 
 
-def _embedding(module: Any, ids: torch.Tensor, b: torch.Tensor) -> dict[str, Term]:
-    if module.padding_idx is not None:  # torch gives this row no gradient
-        b = b.masked_fill((ids == module.padding_idx)[..., None], 0)
-    return {"weight": Outer(ids, b)}
+@torch.no_grad()
+def _embedding(name: str, module: Any) -> Rule:
+    """The rule of a table of rows, which some models multiply by a number (Gemma)."""
+    ids = torch.arange(6, device=module.weight.device).view(2, 3) % len(module.weight)
+    factor = 1.0
+    if type(module).forward is not torch.nn.Embedding.forward:
+        factor = float(getattr(module, "embed_scale", 1.0))
+        if not _agree(module, ids, wide(module.weight[ids]) * factor):
+            raise refusal(name, module, "does more than to look its rows up")
+    if module.max_norm is not None or module.scale_grad_by_freq:
+        raise refusal(name, module, "rescales its rows or their gradients")
+
+    def rule(_: Any, ids: torch.Tensor, b: torch.Tensor) -> dict[str, Term]:
+        b = b * factor if factor != 1.0 else b
+        if module.padding_idx is not None:  # torch gives this row no gradient
+            b = b.masked_fill((ids == module.padding_idx)[..., None], 0)
+        return {"weight": Outer(ids, b)}
+
+    return rule
 
 
 def _scale(name: str, module: Any) -> Rule:
@@ -131,16 +154,28 @@ def _twin(module: Any, weight: float) -> Any:
 @torch.no_grad()
 def _is_affine(module: Any, one: Any, zero: Any) -> bool:
     weight, bias = module.weight, getattr(module, "bias", None)
-    probe = torch.arange(6 * len(weight), device=weight.device).mul(1.7).sin()
-    probe = probe.view(2, 3, len(weight)).to(weight.dtype)
+    probe = _waves(2, 3, len(weight)).to(weight)
     try:
-        output, base = wide(module.forward(probe)), wide(zero.forward(probe))
+        base = wide(zero.forward(probe))
         expected = base + wide(weight) * (wide(one.forward(probe)) - base)
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
-    if bias is not None:
-        expected = expected + wide(bias)
-    slack = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 5e-2
-    return output.shape == probe.shape and torch.allclose(
-        output, expected, rtol=slack, atol=slack * float(expected.abs().max())
+    return _agree(module, probe, expected if bias is None else expected + wide(bias))
+
+
+def _waves(*shape: int) -> torch.Tensor:
+    """Numbers without a pattern that a layer might keep, the same at every call."""
+    return torch.arange(math.prod(shape)).mul(1.7).sin().view(shape)
+
+
+def _agree(module: Any, probe: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether the module gives the expected output, to the precision of its weights."""
+    try:
+        output = wide(module.forward(probe))
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+    slack = 1e-5 if module.weight.dtype in (torch.float32, torch.float64) else 5e-2
+    atol = slack * float(expected.abs().max())
+    return output.shape == expected.shape and torch.allclose(
+        output, wide(expected), rtol=slack, atol=atol
     )

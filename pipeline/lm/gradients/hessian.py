@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.func import grad, jvp
+from torch.func import grad
 
 from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.batches import Batch
@@ -27,6 +27,7 @@ from foresift.pipeline.lm.gradients.samples import (
     Direction,
     Parameters,
     Weights,
+    derivative,
     known,
     losses_at,
     norm,
@@ -56,7 +57,7 @@ def hvp(model: Any, batch: Batch, weights: Weights, vector: Direction) -> Parame
         return _total(losses(at), weights)
 
     along = tangents(parameters, known(model, vector))
-    product: Parameters = jvp(grad(total), (parameters,), (along,))[1]
+    product: Parameters = derivative(grad(total), parameters, along)
     return {name: values.detach() for name, values in product.items()}
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from foresift.pipeline.lm.batches import Batch
 from foresift.pipeline.lm.gradients.samples import (
     Direction,
     Parameters,
+    derivative,
     device_of,
     known,
     losses_at,
@@ -79,5 +80,5 @@ def jvp_dots(model: Any, batch: Batch, direction: Direction) -> torch.Tensor:
     require_eager(model, "`ghost`, or the loss difference along the direction")
     parameters = {name: p.detach() for name, p in trainable(model).items()}
     along = tangents(parameters, known(model, direction))
-    found: torch.Tensor = jvp(losses_at(model, batch), (parameters,), (along,))[1]
+    found: torch.Tensor = derivative(losses_at(model, batch), parameters, along)
     return found.detach()

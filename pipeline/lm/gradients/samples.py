@@ -15,11 +15,12 @@ Cost: one forward, with the logits of all positions in memory.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.func import functional_call
+from torch.func import functional_call, jvp
 
 from foresift.pipeline.errors import ModelError
 from foresift.pipeline.lm.batches import Batch
@@ -115,6 +116,13 @@ def require_eager(model: Any, instead: str) -> None:
             f"forward-mode differentiation needs eager attention and this model uses {kernel!r}; "
             f"load it with attention `eager`, or use {instead}"
         )
+
+
+def derivative(f: Callable[[Parameters], Any], at: Parameters, along: Parameters) -> Any:
+    """d/de f(at + e along) at e = 0, in forward mode."""
+    with warnings.catch_warnings():  # torch compiles its formulas with what it calls deprecated
+        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+        return jvp(f, (at,), (along,))[1]
 
 
 def dot(a: Direction, b: Direction) -> float:
