@@ -193,8 +193,9 @@ class Ridge:
                 where="ridge",
             )
         block = _dense(features, dense, len(self.space.centre), "ridge")
-        guess = self.space.embed(features, block) @ self.weights + self.intercept
-        guess[~_finite(block)] = np.nan
+        good = _finite(block)
+        rows = self.space.embed(features, np.where(good[:, None], block, 0.0))
+        guess = np.where(good[:, None], rows @ self.weights + self.intercept, np.nan)
         found: npt.NDArray[np.float32] = guess.astype(np.float32)
         return found[:, 0] if self.flat else found
 

@@ -164,6 +164,24 @@ def test_conjugate_gradients_solve_the_same_equations() -> None:
     assert agreement(y[:, 0], solved.unseen[:, 0])["spearman"] > 0.7
 
 
+def test_conjugate_gradients_predict_a_fold_with_the_alpha_of_the_others() -> None:
+    rng, parts = np.random.default_rng(4), np.arange(40) % 5
+    x = rng.normal(size=(40, 20))
+    y = x[:, :2].sum(axis=1, keepdims=True) + 2 * rng.normal(size=(40, 1))
+    grid = GRID[::2] * np.trace((x - x.mean(axis=0)) @ (x - x.mean(axis=0)).T) / 40
+    guesses = np.empty((len(grid), 40))
+    for fold in range(5):
+        new = parts == fold
+        guesses[:, new] = [_ridge(x[~new], y[~new], a)(x[new])[:, 0] for a in grid]
+    errors = (guesses - y[:, 0]) ** 2
+    others = [np.argmin(errors[:, parts != fold].sum(axis=1)) for fold in range(5)]
+    assert len(set(others)) > 1
+    expected = guesses[np.array(others)[parts], np.arange(40)]
+    solved = iterative(sparse.csr_matrix(x), y, parts)
+    np.testing.assert_allclose(solved.unseen[:, 0], expected, atol=1e-6)
+    assert solved.alpha[0] == pytest.approx(grid[np.argmin(errors.sum(axis=1))])
+
+
 def test_labels_are_extrapolated_and_the_facts_say_how_well() -> None:
     encoded, labels = corpus()
     noise = np.random.default_rng(5).normal(size=len(labels)) * 0.02
@@ -252,11 +270,11 @@ def test_several_targets_are_each_as_if_alone() -> None:
 def test_unusable_rows_are_left_out_and_counted() -> None:
     encoded, labels = corpus(60)
     features, dense = ngram_features(encoded, DIMENSION), np.ones((60, 2))
-    labels[[3, 5]], dense[8, 1] = [np.nan, np.inf], np.nan
+    labels[[3, 5]], dense[[8, 9], 1] = [np.nan, np.inf], [np.nan, np.inf]
     ridge = Ridge.fit(features, labels, dense)
-    assert (ridge.facts()["labels"], ridge.facts()["left_out"]) == (57, 3)
-    assert np.flatnonzero(np.isnan(ridge.predict(features, dense))).tolist() == [8]
-    good = np.delete(np.arange(60), [3, 5, 8])
+    assert (ridge.facts()["labels"], ridge.facts()["left_out"]) == (56, 4)
+    assert np.flatnonzero(np.isnan(ridge.predict(features, dense))).tolist() == [8, 9]
+    good = np.delete(np.arange(60), [3, 5, 8, 9])
     again = Ridge.fit(features[good], labels[good], dense[good])
     first, second = (r.predict(features[good], dense[good]) for r in (ridge, again))
     np.testing.assert_array_equal(first, second)
