@@ -65,7 +65,7 @@ def ragged(lengths: Sequence[int] = (12, 9, 5, 1), width: int = 0) -> Batch:
     sizes = np.array(lengths)
     width = width or max(lengths)
     real = np.arange(width) < sizes[:, None]
-    ids = draw.integers(2, VOCABULARY, (len(sizes), 64))[:, :width]
+    ids = draw.integers(2, VOCABULARY, (len(sizes), 512))[:, :width]
     ids[0, 1::2] = 7
     ids[real.sum(1) == 9, :6] = 7
     counted = real.copy()

@@ -204,6 +204,15 @@ class Bypassed(Shuffled):
         return x @ self.inner.weight.T
 
 
+class Wasted(Shuffled):
+    """A linear layer called twice, once for nothing: that call's gradient never comes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inner(2 * x)
+        found: torch.Tensor = self.inner(x)
+        return found
+
+
 class Gated(torch.nn.Module):
     """A vector `weight` that does not simply scale."""
 
@@ -233,6 +242,13 @@ def test_refuses_what_it_cannot_handle(wrap: Any, message: str) -> None:
     assert "per_sample_gradients" in str(error.value)
     untouched(model)
     assert len(per_sample_gradients(model, ragged())) == len(list(model.parameters()))
+
+
+def test_a_call_that_no_loss_depends_on() -> None:
+    model, batch = build("llama"), ragged()
+    attention = model.model.layers[0].self_attn
+    attention.o_proj = Wasted(attention.o_proj)
+    check(model, batch, per_sample_gradients(model, batch), 1e-10)
 
 
 def test_refuses_a_direction_of_another_model() -> None:
