@@ -257,12 +257,12 @@ class LanguageModel:
                 sizes[batch.documents] = squares.sqrt().cpu().numpy()
         return dots, sizes
 
-    def _batches(self, step: int) -> Iterator[tuple[Batch, torch.Tensor]]:
+    def _batches(self, step: int) -> Iterator[tuple[Batch, list[float]]]:
         """The step's documents that have a token to predict, each with weight 1 / their number."""
         rows = self.inner[step]
         rows = rows[segment_sums(self.pool.counts, self.pool.offsets)[rows] > 0]
         for batch in batches(self.pool, rows, backward_tokens(self.loaded)):
-            yield batch, torch.full((len(batch.documents),), 1.0 / len(rows))
+            yield batch, [1.0 / len(rows)] * len(batch.documents)
 
 
 def backward_tokens(loaded: Loaded) -> int:
