@@ -7,6 +7,8 @@ alive rows once, and the row groups in which the drawn ones lie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -20,10 +22,16 @@ from foresift.pipeline.tables import CONTENT
 
 def share(value: str | int, name: str) -> Budget:
     """Read a number of documents: `2000`, `10%`."""
-    text = f"{value} rows" if isinstance(value, int) or value.strip().endswith("%") else value
-    budget = Budget.parse(text, name)
-    if budget.cost not in ("rows", "n_tokens") or budget.amount <= 0:
-        raise RecipeError(f"a number of documents or a share, such as 2000 or '10%'; got {value!r}")
+    text = str(value)
+    try:
+        budget = Budget.parse(text if text.rstrip().endswith(("row", "rows")) else f"{text} rows")
+    except RecipeError:
+        budget = Budget(0.0)
+    if budget.cost != "rows" or budget.amount <= 0:
+        raise RecipeError(
+            f"a number of documents or a share of them, such as 2000 or '10%'; got {value!r}",
+            where=name,
+        )
     return budget
 
 
@@ -38,8 +46,8 @@ def alive(corpus: Corpus) -> int:
     return sum(int(shard.alive().sum()) for shard in corpus.shards())
 
 
-def draw(corpus: Corpus, number: int, rng: Rng) -> pa.Table:
-    """`id` and content of `number` drawn rows (all, where there are fewer), in corpus order."""
+def draw(corpus: Corpus, number: int, rng: Rng, columns: Sequence[str] = ()) -> pa.Table:
+    """`id`, content and `columns` of `number` drawn rows (or all, if fewer), in corpus order."""
     places, draws = [], []
     shards = corpus.shards()
     for k, shard in enumerate(shards):
@@ -54,12 +62,13 @@ def draw(corpus: Corpus, number: int, rng: Rng) -> pa.Table:
         rows = chosen[chosen[:, 0] == k, 1]
         if not len(rows):
             continue
-        ids = shard.load(["id"])["id"]
+        beside = shard.load(list(dict.fromkeys(["id", *columns])))
         for first, batch in content_at(shard, rows):
             here = rows[(rows >= first) & (rows < first + batch.num_rows)]
             if not len(here):
                 continue
             found = batch.take(pa.array(here - first))
-            columns = {n: found[n].cast(CONTENT[n]) for n in found.column_names}
-            tables.append(pa.table({"id": ids.take(pa.array(here)), **columns}))
+            known = {n: beside[n].take(pa.array(here)) for n in beside.column_names}
+            content = {n: found[n].cast(CONTENT[n]) for n in found.column_names}
+            tables.append(pa.table({**known, **content}))
     return pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.binary(16))})

@@ -72,23 +72,24 @@ class Relational(Selector):
     clusters: int | str = 0
     """Column of cluster labels, or a number of clusters for k-means; 0 is the square root of half
     the documents, at most 10,000 (Group-MATES: 10,000 for 29.5M)."""
-    alpha: float = 1.0
-    """Scale of the relation, > 0, as learned with the utilities. Default: where learning starts."""
-    tau: float = 1.0
-    """Temperature of the relation, > 0: below 1, rows of cosine above tau count as said already."""
+    alpha: float | str = 1.0
+    """Scale of the relation, > 0: a number, or the column of one, such as `relation.alpha`."""
+    tau: float | str = 1.0
+    """Temperature of the relation, > 0: below 1, rows of cosine above tau count as said already. A
+    number, or the column of one, such as `relation.tau`."""
 
     def __post_init__(self) -> None:
         for name in ("alpha", "tau"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if not isinstance(value, str) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a finite number above 0")
         if isinstance(self.clusters, int) and self.clusters < 0:
             raise ValueError("clusters must be a column, a number of clusters, or 0")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        labels = (self.clusters,) if isinstance(self.clusters, str) else ()
-        return (self.by, self.embedding, *labels)
+        others = (self.clusters, self.alpha, self.tau)
+        return (self.by, self.embedding, *(c for c in others if isinstance(c, str)))
 
     def select(self, table: pa.Table, budget: Budget | None, rng: Rng) -> Choice:
         if budget is None:
@@ -99,11 +100,14 @@ class Relational(Selector):
         vectors = unit_vectors(table, self.embedding, np.argsort(by_id))
         cluster, reason = self._clusters(table, by_id, utility, vectors, rng)
         costs = budget.costs(table)[by_id]
-        order = preference(utility, vectors, cluster, costs, self.alpha, self.tau)
+        alpha, tau = (learned(table, value) for value in (self.alpha, self.tau))
+        order = preference(utility, vectors, cluster, costs, alpha, tau)
         choice = Choice.from_order(by_id[order], table, budget)
         choice.reason[by_id[reason != ""]] = reason[reason != ""]
         sizes = np.bincount(cluster[cluster >= 0])
         facts = {
+            "alpha": alpha,
+            "tau": tau,
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max(initial=0)),
             "positive": int((utility[order] > 0).sum()),
@@ -149,6 +153,23 @@ def _first_copies(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     first = np.ones(len(words), dtype=np.bool_)
     first[1:] = (words[1:] != words[:-1]).any(axis=1)
     return first
+
+
+def learned(table: pa.Table, value: float | str) -> float:
+    """The number itself, or the one number that a column holds."""
+    if not isinstance(value, str):
+        return value
+    found = np.unique(scores(table, value))
+    found = found[~np.isnan(found)]
+    if table.num_rows == 0:
+        return 1.0
+    if len(found) != 1 or not (np.isfinite(found[0]) and found[0] > 0):
+        raise DataError(
+            f"must hold one number above 0, the same in every row; it has {len(found)} values"
+            + (f", among them {found[0]:.4g}" if len(found) else ""),
+            where=value,
+        )
+    return float(found[0])
 
 
 def preference(
