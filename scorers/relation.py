@@ -159,10 +159,9 @@ def learn(added: list[Floats], known: list[tuple[Floats, Floats]]) -> Facts:
     """alpha and tau by least squares from u of each rollout, and its (f, s)."""
     first = np.array([[u[0], f[0]] for u, (f, _) in zip(added, known, strict=True)])
     later = [np.stack([u[1:], f[1:], s[1:]]) for u, (f, s) in zip(added, known, strict=True)]
-    picks: Floats = np.concatenate([np.empty((3, 0)), *later], axis=1)
-    u, f, s = picks
-    good = np.isfinite(u) & np.isfinite(f) & np.isfinite(s)
-    u, f, s = (np.asarray(v[good], dtype=np.float64) for v in (u, f, s))
+    picks = np.concatenate([np.empty((3, 0)), *later], axis=1)
+    good = np.isfinite(picks).all(axis=0)
+    u, f, s = picks[:, good]
     if len(u) < FEWEST:
         raise DataError(
             f"{len(u)} usable picks after the first of a rollout; at least {FEWEST} are needed",
@@ -181,11 +180,11 @@ def learn(added: list[Floats], known: list[tuple[Floats, Floats]]) -> Facts:
     }  # fmt: skip
 
 
-def _slope(x: Floats, y: Floats) -> Floats:
-    found: Floats = np.linalg.lstsq(x, y, rcond=None)[0]
+def _slope(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    found: npt.NDArray[Any] = np.linalg.lstsq(x, y, rcond=None)[0]
     return found
 
 
-def _r2(y: Floats, guess: Floats) -> float | None:
+def _r2(y: npt.NDArray[Any], guess: npt.NDArray[Any]) -> float | None:
     spread = float(np.sum((y - y.mean()) ** 2))
     return 1.0 - float(np.sum((y - guess) ** 2)) / spread if spread else None
