@@ -14,10 +14,14 @@ parameter outside its module's call is not seen, so a module that is never calle
 model in training mode must not recompute activations (gradient checkpointing).
 
 Cost: a forward, two thirds of a backward, D T m n operations a matrix for D directions (with two
-and more T m n + D m n), T^2 (m + n) for the norms. Memory: the gradient of a tied output layer's
-logits is held to the end for the norm's cross term.
-Source: Goodfellow 2015 (norm); the `ghost` products of Wang et al. 2024, "Data Shapley in one
-training run", section 4.2.
+and more T m n + D m n), T^2 (m + n) for the norms. Measured on one CPU core, a 1M-parameter Llama,
+16 documents of 128 tokens, in units of a plain forward and backward: 1.0 for one direction, 1.1 for
+eight, 1.3 for a direction and the norms; one backward a document took 1.2 and sixteen gradients of
+memory. The output gradients of a tied output layer are held to the end, for the cross term.
+
+Source: Goodfellow 2015, "Efficient per-example gradient computations" (norm); Li et al. 2022,
+"Large language models can be strong differentially private learners" (norm over a sequence); Wang
+et al. 2024, "Data Shapley in one training run" (dot products).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from foresift.pipeline.lm.gradients.adamw import (
     Tensors,
     preconditioned,
 )
-from foresift.pipeline.lm.gradients.directional import Step, choose_step, slopes
+from foresift.pipeline.lm.gradients.directional import Step, choose_step, means, slopes
 from foresift.pipeline.lm.gradients.ghost import ghost
 from foresift.pipeline.lm.gradients.oracle import per_sample_gradients
 from foresift.pipeline.lm.gradients.reference import BACKWARD_TOKENS, ReferenceSet
@@ -114,7 +114,7 @@ def linear(
     `base` holds the probe's signals of the same documents where they are known already.
     """
     signals = base or compute(encoded, loaded, probe.signals, batch_tokens)
-    here = signals.mean("nll").astype(np.float64) if "nll" in probe.signals else None
+    here = means(signals) if "nll" in probe.signals else None
     found = [
         slopes(encoded, loaded, d, s, here, batch_tokens)
         for d, s in zip(probe.directions, probe.steps, strict=True)
