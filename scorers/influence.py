@@ -15,7 +15,8 @@ references' losses are joined by their weights, J = sum_r weight_r J_r.
 
 `ridge` and `encoder` become `direct` where the probes are the whole pool. The rank correlation of
 predictions and labels on documents that the fit did not see is among the step's facts; below
-`floor` the run warns. Documents whose label is not finite are counted and never selected.
+`floor` the run warns. Documents whose label is not finite, and documents without a counted token
+whatever is predicted of them, are counted and never selected.
 
 Columns: `utility`, and `by_reference`, one utility a reference where `each` is set, else null.
 Errors: a reference that shares documents with the pool, has fewer than two documents or no
@@ -164,6 +165,7 @@ class Influence(FittedModelScorer):
             values = probes.linear(probe, window.encoded, window.loaded, window.signals, size)
         else:
             values = self._predict(window, out)
+            values[np.diff(window.tokens.offsets) == 0] = np.nan  # a label would have been, too
         weights = np.asarray(about["weights"])
         joined = values @ weights if values.shape[1] == len(weights) else values[:, 0]
         utility = joined.astype(np.float32)
