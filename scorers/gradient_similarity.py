@@ -28,7 +28,7 @@ Errors: ModelError for a checkpoint that is not there, is of another vocabulary,
 moments; DataError for a reference whose gradient is zero or not finite.
 Cost, in forwards of the pool: 3 a checkpoint, one document at a time for less and trak, whose
 projections take 2 k P operations a document more (P trainable parameters). Memory: one vector of P
-(or k) a reference and checkpoint. Documents that agree in length share a forward else.
+(or k) a reference and checkpoint. In the other variants documents of like length share a forward.
 Sources: TracIn (Pruthi et al. 2020, eq. 1 and section 3), TRAK (Park et al. 2023, eq. 17), LESS
 (Xia et al. 2024, sections 3 and 4).
 """

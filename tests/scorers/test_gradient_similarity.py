@@ -502,3 +502,22 @@ def test_the_mean_gradient_has_one_order_of_parameters(
 def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
         GradientSimilarity.parse({"reference": "aim", **fields}, "score")
+
+
+def test_every_epoch_reads_every_document_once_in_an_order_of_its_own(
+    tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    own, seen = _warmup.adapted(spec, Adapters(2, 4)), list[list[int]]()
+    step = _warmup._step
+
+    def recorded(loaded: Loaded, optimizer: Any, pool: Encoded, rows: Any) -> None:
+        seen.append(rows.tolist())
+        step(loaded, optimizer, pool, rows)
+
+    monkeypatch.setattr(_warmup, "_step", recorded)
+    _warmup.train(own, encode(table(), own.tokenizer, spec), WarmUp(2, 3, 0.1, 0), tmp_path)
+    assert [len(rows) for rows in seen] == [3, 3, 1] * 2
+    first, second = ([r for rows in part for r in rows] for part in (seen[:3], seen[3:]))
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(len(POOL)))
