@@ -86,3 +86,18 @@ def test_own_files_trains_three_arms_on_equal_tokens(tmp_path: Path) -> None:
     assert len({e["documents"] for e in arms.values()}) == 1
     trained = [s["facts"]["tokens"] for s in done.manifest["steps"] if s["verb"] == "train"]
     assert trained == [3584, 3584, 3584, 3584]
+
+
+def test_influence_asks_every_round_and_trains_three_arms_on_equal_tokens(tmp_path: Path) -> None:
+    done = go(
+        "influence.yaml", tmp_path, "steps.2.tokens=8k", "rounds.steps.2.tokens=4k",
+        "model.max_length=64", "rounds.steps.0.influence.probes=48",
+    )  # fmt: skip
+    asked = [s for s in done.manifest["steps"] if s["name"] == "influence"]
+    assert [s["round"] for s in asked] == [1, 2]
+    assert {s["facts"]["method"] for s in asked} == {"ridge"}
+    assert asked[0]["facts"]["reference_loss"] != asked[1]["facts"]["reference_loss"]
+    assert all(s["facts"]["flops"]["fit"] > 0 for s in asked)
+    arms = {(e["line"], e["round"]): e["trained_tokens"] for e in done.manifest["evaluations"]}
+    assert len(arms) == 6
+    assert len({tokens for (_, number), tokens in arms.items() if number == 2}) == 1

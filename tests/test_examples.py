@@ -74,3 +74,11 @@ def test_a_table_is_scored_without_recipe_files_or_ray() -> None:
     assert len(said) == 4
     for line in said[1:]:
         assert 6 < float(line.split()[3]) < 9  # nats per token of random weights, about log 2048
+
+
+def test_a_model_prefers_what_is_like_its_aim() -> None:
+    said = call("ask_a_model.py").splitlines()
+    assert [line.split()[1] for line in said] == ["The", "of", "Stir"]
+    utilities = [float(line.split()[0]) for line in said]
+    assert utilities == sorted(utilities, reverse=True)
+    assert utilities[0] > 0
