@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from foresift.pipeline import sampling
+from foresift.pipeline.errors import DataError
 from foresift.pipeline.estimate import count_parameters
-from foresift.pipeline.lm.encode import encode
+from foresift.pipeline.lm.encode import Encoded, encode
 from foresift.pipeline.lm.encoder import Encoder, decode
 from foresift.pipeline.lm.forward import cpu_threads
 from foresift.pipeline.lm.gradients import probes
@@ -25,11 +26,13 @@ from foresift.pipeline.lm.gradients.directional import sample as rows_of
 from foresift.pipeline.lm.model import load
 from foresift.pipeline.lm.regress import Ridge, ngram_features
 from foresift.pipeline.lm.regressor import EncoderSpec, load_regressor
+from foresift.pipeline.lm.signals import segment_sums
 from foresift.pipeline.nouns import Look
 from foresift.pipeline.store import Facts, publish, read_json, temporary, write_json
 from foresift.scorers._probing import (
     Aim,
     Label,
+    check_weights,
     chunks,
     moments_of,
     part,
@@ -53,8 +56,9 @@ class Fit:
     def __init__(self, influence: Influence, look: Look, out: Path, pool: int, number: int) -> None:
         self.part, self.look, self.out, self.number = influence, look, out, number
         self.direct = number >= pool and influence.labels == "linear"
-        self.spec = shorter(look.model, influence.probe_tokens)
+        self.spec = look.model if self.direct else shorter(look.model, influence.probe_tokens)
         self.loaded = load(look.model)
+        check_weights(self.loaded, look.model.init)
         self.encoder = EncoderSpec.parse(influence.encoder, "encoder")
         self.aim = Aim(look.references, influence.reduction, influence.reference_documents)
 
@@ -84,9 +88,7 @@ class Fit:
         encoded = encode(table, self.loaded.tokenizer, self.spec)
         moments = moments_of(self.look.model, self.loaded, self.part.precondition)
         sets = self.aim.sets(self.loaded, self.look.model)
-        some = np.flatnonzero(encoded.lengths > 2)
-        spaced = np.linspace(0, len(some) - 1, min(SAMPLE, len(some))).astype(int)
-        few = rows_of(encoded, some[spaced])
+        few = self._sample(encoded)
         each = self.part.each or self.part.labels == "exact"
         probe, losses = probes.prepare(
             sets, self.loaded, self.part.rule, moments, few, each=each
@@ -101,6 +103,18 @@ class Fit:
         self._warn(probe, moments is None)
         write_json(path, about)
         return about
+
+    def _sample(self, encoded: Encoded) -> Encoded:
+        """Some of the documents drawn, evenly spaced, of those that have something to predict."""
+        some = np.flatnonzero(segment_sums(encoded.counts, encoded.offsets))
+        if not len(some):
+            raise DataError(
+                f"none of {len(encoded)} documents drawn has a token to predict among its first "
+                f"{self.spec.max_length}; raise probe_tokens and the model's max_length",
+                where="influence.probe_tokens",
+            )
+        spaced = np.linspace(0, len(some) - 1, min(SAMPLE, len(some))).astype(int)
+        return rows_of(encoded, some[spaced])
 
     def _warn(self, probe: probes.Probe, bare: bool) -> None:
         log = self.look.job.log
@@ -120,8 +134,8 @@ class Fit:
         kind = self.part.labels
         numbers = list(chunks(self.number, kind))
         task = Label(
-            self.look.model, self.part.probe_tokens, self.aim, self.part.rule, kind, self.out, self.part.precondition,
-            self.part.hidden,
+            self.look.model, self.part.probe_tokens, self.aim, self.part.rule, kind, self.out,
+            self.part.precondition, self.part.hidden,
         )  # fmt: skip
         self.look.job.map_shards(
             task, numbers, [part(self.out, k) for k in numbers],

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foresift.pipeline import references
+from foresift.pipeline.errors import ModelError
 from foresift.pipeline.lm.encode import encode
 from foresift.pipeline.lm.forward import compute, cpu_threads
 from foresift.pipeline.lm.gradients import probes
@@ -93,6 +94,13 @@ class Label:
         return labels, hidden
 
 
+def check_weights(loaded: Loaded, where: str) -> None:
+    """A ModelError where a weight is not finite: every step along a gradient would be NaN."""
+    for name, parameter in loaded.model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ModelError(f"the weights of {name} are not all finite numbers", where=where)
+
+
 def moments_of(spec: ModelSpec, loaded: Loaded, precondition: bool) -> Moments | None:
     """The optimizer's moments beside the checkpoint, where they are wanted and there."""
     return load_moments(spec, loaded.model) if precondition else None
@@ -133,6 +141,6 @@ def resources(spec: ModelSpec, loaded: Loaded) -> Resources:
 
 
 __all__ = [
-    "CHUNK", "Aim", "Label", "chunks", "moments_of", "part", "read_labels", "resources",
-    "shard_facts", "shorter",
+    "CHUNK", "Aim", "Label", "check_weights", "chunks", "moments_of", "part", "read_labels",
+    "resources", "shard_facts", "shorter",
 ]  # fmt: skip
