@@ -134,13 +134,17 @@ class _Planner:
     def _score(self, spec: StepSpec, line: Line, number: int) -> None:
         corpus = self._view(line, spec.data, spec.where)
         added = corpus
-        for name, part in spec.parts:
+        # scores of one group run together, so what any of them aims at is read before the first
+        aimed = [
+            self._references(part, line, f"{spec.where} (score {name})")
+            for name, part in spec.parts
+        ]
+        for (name, part), aims in zip(spec.parts, aimed, strict=True):
             where = f"{spec.where} (score {name})"
             reads = self._columns(corpus, cast(Any, part).needs, where)
             asked = isinstance(part, FittedModelScorer)
             needs_model = asked or isinstance(part, ModelScorer)
             model = self._model(line, spec.model, spec.where) if needs_model else None
-            aims = self._references(part, line, where) if asked else ()
             rng = line.rng.at("score", name, number)
             lineage = [
                 self._lineage(corpus, reads),
@@ -160,7 +164,7 @@ class _Planner:
 
     def _references(self, part: Part, line: Line, where: str) -> tuple[Reference, ...]:
         """The data sets a scorer aims at; those named by their files are read like any other."""
-        value, found = cast(FittedModelScorer, part).aims, []
+        value, found = part.aims if isinstance(part, FittedModelScorer) else None, []
         known = [name for name in line.views if name == "data" or name in self.recipe.datasets]
         for aim in [] if value is None else aim_specs(value, known, where):
             name = aim.name

@@ -78,8 +78,9 @@ class GradientSimilarity(FittedModelScorer):
     """Folders with weights; empty: the step's model, or for less those of its warm-up."""
     rates: tuple[float, ...] = ()
     """Learning rate (tracin) or weight of each checkpoint; empty: 1 each, or the warm-up's own."""
-    projection: int = 8192
-    """Dimensions that less and trak project gradients on; 0 (less alone): no projection."""
+    projection: int = 0
+    """Dimensions that less and trak project gradients on; 0: none, which is exact and cheaper for
+    less, as no features are kept (its released code: 8192). trak needs one, such as 2048."""
     seed: int = 0
     """Of the projection's signs and of the adapters."""
     betas: tuple[float, float] = (0.9, 0.999)
