@@ -27,11 +27,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from foresift.pipeline.errors import ModelError
+from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.encode import Encoded
 from foresift.pipeline.lm.forward import compute
 from foresift.pipeline.lm.gradients.samples import trainable
 from foresift.pipeline.lm.model import Loaded
+from foresift.pipeline.lm.signals import Signals
 
 Floats = npt.NDArray[np.float64]
 Direction = Mapping[str, torch.Tensor]
@@ -88,11 +89,15 @@ def shifted(model: Any, direction: Direction, size: float) -> Iterator[None]:
 
 def losses(encoded: Encoded, loaded: Loaded, batch_tokens: int = 0) -> Floats:
     """[n] mean NLL of each document over its counted tokens; NaN where there are none."""
-    found = compute(encoded, loaded, ("nll",), batch_tokens)
+    return means(compute(encoded, loaded, ("nll",), batch_tokens))
+
+
+def means(found: Signals) -> Floats:
+    """[n] mean NLL in float64 (a difference of losses is smaller than what float32 rounds off)."""
     counts = found.counts
-    means = np.full(len(counts), np.nan)
-    np.divide(found.sum("nll"), counts, out=means, where=counts > 0)
-    return means
+    out = np.full(len(counts), np.nan)
+    np.divide(found.sum("nll"), counts, out=out, where=counts > 0)
+    return out
 
 
 def slopes(
@@ -132,6 +137,12 @@ def choose_step(
     grid = STEPS.get(dtype, COARSE)
     sizes = [step_size(loaded.model, direction, r) for r in grid]
     base = losses(encoded, loaded, batch_tokens)
+    if not np.isfinite(base).any():
+        raise DataError(
+            f"none of {len(base)} documents of the pool has a finite loss: nothing to settle the "
+            "step of the loss differences on",
+            where="probing",
+        )
     ahead: list[Floats] = []
     behind: list[Floats] = []
     for size in sizes:
