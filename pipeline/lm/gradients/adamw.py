@@ -61,40 +61,51 @@ def load_moments(spec: ModelSpec, model: Any) -> Moments | None:
 
     A ModelError where they do not fit the model, parameter by parameter.
     """
-    from safetensors import safe_open
-
     folder = local(spec.init)
     path = (folder or Path(spec.init)) / OPTIMIZER
     if folder is None or not path.is_file():
         return None
-    first: Tensors = {}
-    second: Tensors = {}
-    with safe_open(path, framework="pt") as file:
-        steps = int((file.metadata() or {}).get("step", "0"))
-        known = set(file.keys())
-        for name, parameter in trainable(model).items():
-            for kind, into in (("exp_avg", first), ("exp_avg_sq", second)):
-                key = f"{kind}.{name}"
-                if key not in known:
-                    raise ModelError(f"has no {key}: it is of another model", where=str(path))
-                value = file.get_tensor(key)
-                if value.shape != parameter.shape:
-                    raise ModelError(
-                        f"{key} has shape {tuple(value.shape)}, the parameter "
-                        f"{tuple(parameter.shape)}",
-                        where=str(path),
-                    )
-                into[name] = value.to(parameter.device, torch.float32)
-    if steps < 1:
-        raise ModelError("does not say after how many steps it was taken", where=str(path))
-    _check(first, second, str(path))
-    return Moments(first, second, steps)
+    found = _read(path, trainable(model))
+    _check(found, str(path))
+    return found
 
 
-def _check(first: Tensors, second: Tensors, where: str) -> None:
-    for name in first:
-        if not (first[name].isfinite().all() and (second[name] >= 0).all()):
+def _read(path: Path, parameters: Tensors) -> Moments:
+    from safetensors import SafetensorError, safe_open
+
+    moments: dict[str, Tensors] = {"exp_avg": {}, "exp_avg_sq": {}}
+    try:
+        with safe_open(path, framework="pt") as file:
+            steps = (file.metadata() or {}).get("step", "0")
+            known = set(file.keys())
+            for name, parameter in parameters.items():
+                for kind, into in moments.items():
+                    key = f"{kind}.{name}"
+                    if key not in known:
+                        raise ModelError(f"has no {key}: it is of another model", where=str(path))
+                    value = file.get_tensor(key)
+                    if value.shape != parameter.shape:
+                        raise ModelError(
+                            f"{key} has shape {tuple(value.shape)}, the parameter "
+                            f"{tuple(parameter.shape)}",
+                            where=str(path),
+                        )
+                    into[name] = value.to(parameter.device, torch.float32)
+    except SafetensorError as error:
+        raise ModelError(f"its moments are damaged: {error}", where=str(path)) from error
+    taken = int(steps) if steps.isdecimal() else 0
+    return Moments(moments["exp_avg"], moments["exp_avg_sq"], taken)
+
+
+def _check(found: Moments, where: str) -> None:
+    if found.steps < 1:
+        raise ModelError("does not say after how many steps it was taken", where=where)
+    for name, first in found.first.items():
+        second = found.second[name]
+        if not (first.isfinite().all() and second.isfinite().all()):
             raise ModelError(f"the moments of {name} are not finite numbers", where=where)
+        if (second < 0).any():
+            raise ModelError(f"the second moment of {name} is negative", where=where)
 
 
 def preconditioned(gradient: Tensors, moments: Moments | None, rule: AdamW) -> Tensors:
