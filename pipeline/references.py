@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresift.pipeline.corpus import Corpus
-from foresift.pipeline.errors import DataError, RecipeError
+from foresift.pipeline.errors import DataError, RecipeError, nearest
 from foresift.pipeline.nouns import Look, Reference
 from foresift.pipeline.tables import ID, content_columns
 
@@ -85,7 +85,7 @@ def _reader(path: str, known: Sequence[str], where: str) -> str:
         if plain.endswith(ending):
             return reader
     raise RecipeError(
-        f"no data set {path!r} (there are {sorted(known)}), and no file of a known kind "
+        f"no data set {path!r}{nearest(path, known)}, and no file of a known kind "
         f"({', '.join(_READERS)}); name its reader: {{read: ..., paths: [{path!r}]}}",
         where=where,
     )
