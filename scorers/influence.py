@@ -54,8 +54,10 @@ from foresift.pipeline.nouns import Arrays, FittedModelScorer, Look
 from foresift.pipeline.references import Aims
 from foresift.pipeline.store import Facts, read_json
 from foresift.pipeline.tables import Column
-from foresift.scorers._influence import Fit
+from foresift.scorers._influence import SAMPLE, SETTLING, Fit
 
+#: tokens of a document, where a cost is guessed before anything is read
+TOKENS = 300
 BERT = "google-bert/bert-base-uncased"
 
 
@@ -148,14 +150,15 @@ class Influence(FittedModelScorer):
         return float(probes.load(out).forwards) if direct else 0.0
 
     def estimate(self, parameters: int, pool: int, references: int) -> tuple[float, float]:
-        budget = sampling.share(self.probes, "probes")
-        share = min(1.0, budget.amount if budget.relative else budget.amount * 300 / max(pool, 1))
-        aimed = 6.0 * parameters * references
+        aimed = min(references, self.reference_documents * TOKENS)
+        each = min(self.probe_tokens or TOKENS, TOKENS)
+        fixed = 6.0 * aimed + 2.0 * SETTLING * SAMPLE * each
         if self.method == "direct":
-            return aimed, 2.0
-        each = 6.0 * parameters + 2.0 * parameters * references / 300
-        label = each if self.labels == "exact" else 4.0 * parameters
-        return aimed + label * share * pool, float(self.hidden)
+            return parameters * fixed, 2.0
+        budget, documents = sampling.share(self.probes, "probes"), pool / TOKENS
+        labelled = min(documents, budget.amount * (documents if budget.relative else 1))
+        label = 6.0 * each + 2.0 * aimed if self.labels == "exact" else 4.0 * each
+        return parameters * (fixed + label * labelled), float(self.hidden)
 
     def score(self, window: Window, out: Path) -> Arrays:
         about = read_json(out / "method.json")
