@@ -8,11 +8,15 @@ With moments m, v after s - 1 updates, gradient g of the probed document, learni
 g is clipped to norm `clip` first (0: never). A fresh optimizer (m = v = 0, s = 1) would make every
 coordinate move by eta whatever the document says, so probes restore the checkpoint's moments.
 
-To first order in g, with v frozen, the step moves theta by a constant less P g, where
+To first order in g, with v' held fixed, the step moves theta by a constant less P g, where
 
-    P = eta (1 - b1) / (1 - b1^s) / (sqrt(b2 v / (1 - b2^s)) + eps)
+    P = eta (1 - b1) / (1 - b1^s) / (sqrt((b2 v + (1 - b2) mean v) / (1 - b2^s)) + eps)
 
-so the document lowers the reference loss J by  u = <P grad J, clip(g)>  more than an empty one
+and mean v, over the parameter's tensor, stands for the g^2 that a document adds to v. Without it
+the coordinates that training hardly touched (the row of a rare token: v = 0, P = eta / eps) would
+outweigh all others, while the step itself moves none of them by much more than eta.
+
+The document thus lowers the reference loss J by  u = <P grad J, clip(g)>  more than an empty one
 (nats per token; larger is better): a dot product with the one direction `preconditioned(grad J)`.
 Without moments P = eta, plain SGD. Weight decay is the same for every document and ranks nothing.
 
@@ -118,7 +122,8 @@ def preconditioned(gradient: Tensors, moments: Moments | None, rule: AdamW) -> T
     out = {}
     for name, g in gradient.items():
         v = moments.second[name].to(g.dtype)
-        out[name] = factor * g / ((b2 * v / (1 - b2**s)).sqrt() + rule.eps)
+        v = b2 * v + (1 - b2) * v.mean()
+        out[name] = factor * g / ((v / (1 - b2**s)).sqrt() + rule.eps)
     return out
 
 
