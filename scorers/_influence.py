@@ -56,6 +56,7 @@ class Fit:
     def __init__(self, influence: Influence, look: Look, out: Path, pool: int, number: int) -> None:
         self.part, self.look, self.out, self.number = influence, look, out, number
         self.direct = number >= pool and influence.labels == "linear"
+        self.all = number >= pool and influence.labels == "exact"
         self.spec = look.model if self.direct else shorter(look.model, influence.probe_tokens)
         self.loaded = load(look.model)
         check_weights(self.loaded, look.model.init)
@@ -63,14 +64,15 @@ class Fit:
         self.aim = Aim(look.references, influence.reduction, influence.reference_documents)
 
     def run(self) -> Facts:
-        if self.part.method == "encoder" and not self.direct:
+        if self.part.method == "encoder" and not (self.direct or self.all):
             load_regressor(self.encoder)  # one that does not load is found before labels are taken
         with cpu_threads(self.look.model.threads if self.loaded.device == "cpu" else 0):
             about = self._prepare()
-        method = "direct" if self.direct else self.part.method
+        method = "direct" if self.direct else "labels" if self.all else self.part.method
         facts: Facts = {"method": method, "probes": self.number, **about}
         if not self.direct:
             self._label()
+        if not (self.direct or self.all):
             facts |= self._extrapolate()
         write_json(self.out / "method.json", {"method": method, "weights": about["weights"]})
         return {**facts, "flops": self._flops(about)}
@@ -98,7 +100,9 @@ class Fit:
             "reference_loss": losses, "weights": list(probe.weights),
             "reference_tokens": sum(s.tokens for s, _ in sets),
             "preconditioned": moments is not None,
-            "probe_tokens": len(encoded.ids), "sample_tokens": len(few.ids), **probe.facts(),
+            "probe_tokens": len(encoded.ids),
+            "whole_tokens": len(encode(table, self.loaded.tokenizer, self.look.model).ids),
+            "sample_tokens": len(few.ids), **probe.facts(),
         }  # fmt: skip
         self._warn(probe, moments is None)
         write_json(path, about)
@@ -182,6 +186,9 @@ class Fit:
         if not self.direct:
             label = 2.0 * (1 + probes.load(self.out).forwards) * about["probe_tokens"]
             if self.part.labels == "exact":
-                label = 6.0 * about["probe_tokens"] + 2.0 * tokens * self.number
+                chunks_of = len(chunks(self.number, "exact"))  # each evaluates the reference once
+                label = 6.0 * about["probe_tokens"] + 2.0 * tokens * (self.number + chunks_of)
             total += label
+            if self.part.hidden:
+                total += 2.0 * about["whole_tokens"]
         return float(parameters * total)

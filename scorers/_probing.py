@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foresift.pipeline import references
@@ -79,19 +80,20 @@ class Label:
 
     def _labels(self, table: pa.Table, loaded: Loaded) -> tuple[Floats, Floats | None]:
         encoded = encode(table, loaded.tokenizer, shorter(self.spec, self.tokens))
-        names = ("hidden_mean",) if self.hidden else ()
+        size = self.spec.batch_tokens
         if self.kind == "exact":
             sets = [s for s, _ in self.aim.sets(loaded, self.spec)]
             moments = moments_of(self.spec, loaded, self.precondition)
-            labels = probes.exact(sets, encoded, loaded, self.rule, moments)
-            signals = compute(encoded, loaded, names, self.spec.batch_tokens)
+            labels = probes.exact(sets, encoded, loaded, self.rule, moments, size)
         else:
             probe = probes.load(self.folder, loaded.device)
-            wanted = (*probe.signals, *names)
-            signals = compute(encoded, loaded, wanted, self.spec.batch_tokens)
-            labels = probes.linear(probe, encoded, loaded, signals, self.spec.batch_tokens)
-        hidden = np.asarray(signals.document["hidden_mean"]) if self.hidden else None
-        return labels, hidden
+            labels = probes.linear(probe, encoded, loaded, None, size)
+        if not self.hidden:
+            return labels, None
+        # as `score` will see them: of the whole document, however little of it a label reads
+        whole = encode(table, loaded.tokenizer, self.spec)
+        means = compute(whole, loaded, ("hidden_mean",), size).document["hidden_mean"]
+        return labels, np.asarray(means)
 
 
 def check_weights(loaded: Loaded, where: str) -> None:
@@ -127,6 +129,18 @@ def read_labels(folder: Path, name: str, count: int) -> Floats:
     rows = pa.concat_tables(tables)[name].combine_chunks()
     values: Floats = np.asarray(rows.flatten(), dtype=np.float64).reshape(len(rows), -1)
     return values
+
+
+def labels_of(ids: pa.Array | pa.ChunkedArray, folder: Path) -> Floats:
+    """[n, D] the labels of documents by id; NaN for one that has none."""
+    files = sorted((folder / "labels").glob("part-*.parquet"))
+    known = pa.concat_tables([pq.read_table(f, columns=["id", "label"]) for f in files])
+    rows = np.asarray(known["label"].combine_chunks().flatten(), dtype=np.float64)
+    place = np.asarray(pc.index_in(ids, known["id"].combine_chunks()).cast(pa.float64()))
+    found = np.full((len(ids), len(rows) // max(known.num_rows, 1)), np.nan)
+    some = ~np.isnan(place)
+    found[some] = rows.reshape(known.num_rows, -1)[place[some].astype(np.int64)]
+    return found
 
 
 def _vectors(values: Floats) -> pa.Array:

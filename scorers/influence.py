@@ -13,7 +13,8 @@ references' losses are joined by their weights, J = sum_r weight_r J_r.
              direct   linear labels of the whole pool, for one or two forwards that share the
                       forward at theta with the other scores of the step; nothing is extrapolated
 
-`ridge` and `encoder` become `direct` where the probes are the whole pool. The rank correlation of
+Where the probes are the whole pool nothing is extrapolated: linear labels become `direct`, exact
+ones are the scores. The rank correlation of
 predictions and labels on documents that the fit did not see is among the step's facts; below
 `floor` the run warns. Documents whose label is not finite, and documents without a counted token
 whatever is predicted of them, are counted and never selected.
@@ -55,6 +56,7 @@ from foresift.pipeline.references import Aims
 from foresift.pipeline.store import Facts, read_json
 from foresift.pipeline.tables import Column
 from foresift.scorers._influence import SAMPLE, SETTLING, Fit
+from foresift.scorers._probing import labels_of
 
 #: tokens of a document, where a cost is guessed before anything is read
 TOKENS = 300
@@ -82,7 +84,8 @@ class Influence(FittedModelScorer):
     reference_documents: int = 1024
     """Documents of each reference that are used, the first ones."""
     learning_rate: float = 1e-3
-    """Of the probing step. It scales linear utilities and ranks the same."""
+    """Of the probing step. Linear utilities are in proportion to it; with exact labels it should
+    not be above the last rate of training, or the step overshoots."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of the optimizer that made the moments."""
     eps: float = 1e-8
@@ -166,6 +169,8 @@ class Influence(FittedModelScorer):
             probe = probes.load(out, window.loaded.device)
             size = window.spec.batch_tokens
             values = probes.linear(probe, window.encoded, window.loaded, window.signals, size)
+        elif about["method"] == "labels":
+            values = labels_of(window.tokens.table["id"], out)
         else:
             values = self._predict(window, out)
             values[np.diff(window.tokens.offsets) == 0] = np.nan  # a label would have been, too

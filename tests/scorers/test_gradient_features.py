@@ -13,12 +13,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.batches import batches
 from foresift.pipeline.lm.encode import Encoded, encode
 from foresift.pipeline.lm.gradients import samples
 from foresift.pipeline.lm.model import Loaded, ModelSpec, load
 from foresift.scorers import _gradient_features
-from foresift.scorers._gradient_features import Adam, Similarity
+from foresift.scorers._gradient_features import Adam, Similarity, flatten, mean_gradient
 from foresift.scorers._projection import Projection
 from tests.scorers.tiny import AIM, GPT2, POOL, SUMS, gradients, llama, losses, unit
 
@@ -168,3 +169,40 @@ def test_trak_differentiates_the_margin(
 
 
 # -- the whole scorer ------------------------------------------------------------------------------
+
+
+def test_a_document_without_counted_tokens_has_no_similarity(
+    double: Loaded, encoded: Callable[[Sequence[str]], Encoded]
+) -> None:
+    pool, aim = encoded(POOL), encoded(AIM)
+    counts = pool.counts.copy()
+    counts[pool.offsets[2] : pool.offsets[3]] = False
+    none = replace(pool, counts=counts)
+    for variant in ("tracin", "cosin", "less", "trak"):
+        kind = Similarity(variant, Projection(16) if variant == "trak" else None)
+        aims = kind.aim(aim, double, "aim")[None]
+        found, whole = (kind.values(e, double, None, aims)[:, 0] for e in (none, pool))
+        assert np.isnan(found).nonzero()[0].tolist() == [2]
+        np.testing.assert_allclose(np.delete(found, 2), np.delete(whole, 2), rtol=1e-10)
+
+
+def test_a_reference_without_a_gradient_is_refused(
+    double: Loaded, encoded: Callable[[Sequence[str]], Encoded]
+) -> None:
+    with torch.no_grad():
+        for p in double.model.parameters():
+            p.zero_()
+    for variant in ("tracin", "cosin", "less", "trak"):
+        with pytest.raises(DataError, match=r"^aim: .*rank"):
+            Similarity(variant).aim(encoded(AIM), double, "aim")
+    with pytest.raises(ModelError, match="a direction of 3 numbers"):
+        _gradient_features.unflatten(double.model, torch.zeros(3))
+
+
+def test_the_mean_gradient_has_one_order_of_parameters(
+    double: Loaded, encoded: Callable[[Sequence[str]], Encoded]
+) -> None:
+    row = mean_gradient(encoded(AIM), double, "aim")
+    named = _gradient_features.unflatten(double.model, row)
+    assert list(named) == list(samples.trainable(double.model))
+    torch.testing.assert_close(flatten(named), row, rtol=0, atol=0)

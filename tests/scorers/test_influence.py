@@ -173,7 +173,9 @@ def test_the_kind_of_the_reference_is_first(world: World, method: str, fields: A
     if method == "ridge":
         assert facts["model"]["labels"] == 48
         assert facts["model"]["spearman"][0] > 0.4
-        fit += 6 * t + 2 * r * 48 if fields.get("labels") == "exact" else 4 * t
+        # exact labels come in chunks of 4, each of which evaluates the reference at theta as well
+        fit += 6 * t + 2 * r * (48 + 12) if fields.get("labels") == "exact" else 4 * t
+        fit += 2 * facts["whole_tokens"] if fields.get("hidden") else 0
     whole = 2.0 * parameters * tokens(world, world.pool)
     own = whole if method == "direct" else 0.0
     shared = whole if method == "direct" or fields.get("hidden") else 0.0
@@ -391,3 +393,13 @@ def test_workers_do_not_change_a_byte(world: World, tmp_path: Path) -> None:
         found.append(files(tmp_path / str(workers)))
     assert found[0] == found[1]
     assert sum("labels/part" in name for name in found[0]) == 3
+
+
+def test_exact_labels_of_the_whole_pool_are_the_scores(world: World) -> None:
+    found = score(world, method="ridge", labels="exact", probes="100%", learning_rate=1e-4)
+    assert found.facts["method"] == "labels"
+    assert "model" not in found.facts
+    some = score(world, method="ridge", labels="exact", probes=40, learning_rate=1e-4)
+    assert some.facts["method"] == "ridge"
+    assert len(set(found.utility.tolist())) > 100
+    assert auc(found.utility) > 0.8
