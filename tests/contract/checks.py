@@ -10,16 +10,20 @@ import dataclasses
 import importlib
 import inspect
 import io
+import math
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from foresift.pipeline.nouns import Choice, Column, Part
+from foresift.pipeline.lm.signals import validate
+from foresift.pipeline.nouns import Choice, Column, FittedModelScorer, Part
 from foresift.pipeline.parts import field_docs
 
 Score = Callable[[Sequence[int]], Mapping[str, Any]]
@@ -28,9 +32,14 @@ Arrange = Callable[[Sequence[int]], tuple[list[bytes], npt.NDArray[np.int64]]]
 PICKLE_BYTES = 2000
 
 
+def stored(found: Mapping[str, Any], columns: Mapping[str, Column]) -> dict[str, pa.Array]:
+    """Values as they would be stored."""
+    return {n: pa.array(found[n], columns[n].dtype) for n in found}
+
+
 def written(found: Mapping[str, Any], columns: Mapping[str, Column]) -> dict[str, list[str]]:
     """Values as they would be stored, in a form in which NaN equals NaN."""
-    return {n: [repr(v) for v in pa.array(found[n], columns[n].dtype).to_pylist()] for n in found}
+    return {n: [repr(v) for v in array.to_pylist()] for n, array in stored(found, columns).items()}
 
 
 def declares_what_it_gives(found: Mapping[str, Any], columns: Mapping[str, Column], n: int) -> None:
@@ -45,18 +54,70 @@ def declares_what_it_gives(found: Mapping[str, Any], columns: Mapping[str, Colum
         assert name != "utility" or column.better == "higher", "utility is larger = keep first"
 
 
-def rows_stand_alone(score: Score, columns: Mapping[str, Column], n: int) -> None:
-    """The same row gives the same numbers in any order and in any batch, and none in none."""
-    whole = written(score(range(n)), columns)
+def rows_stand_alone(
+    score: Score, columns: Mapping[str, Column], n: int, close: float = 0.0
+) -> None:
+    """The same row gives the same numbers in any order and in any batch, and none in none.
+
+    Scores that run forwards of their own may differ by `close` of the column's largest number: a
+    batch of another shape rounds otherwise.
+    """
+    whole = stored(score(range(n)), columns)
     order = np.random.default_rng(0).permutation(n).tolist()
-    shuffled = written(score(order), columns)
-    pieces = [written(score(range(a, min(a + 5, n))), columns) for a in range(0, n, 5)]
+    shuffled = stored(score(order), columns)
+    pieces = [stored(score(range(a, min(a + 5, n))), columns) for a in range(0, n, 5)]
     empty = score([])
     declares_what_it_gives(empty, columns, 0)
     for name, values in whole.items():
-        assert shuffled[name] == [values[i] for i in order], f"{name} depends on the order of rows"
-        split = [v for piece in pieces for v in piece[name]]
-        assert split == values, f"{name} depends on the batch"
+        turned = values.take(pa.array(order, pa.int64()))
+        assert _same(shuffled[name], turned, close), f"{name} depends on the order of rows"
+        split = pa.concat_arrays([piece[name] for piece in pieces])
+        assert _same(split, values, close), f"{name} depends on the batch"
+
+
+def _same(found: pa.Array, expected: pa.Array, close: float) -> bool:
+    """Equal, NaN to NaN and null to null; numbers within `close` of the largest."""
+    if not close:
+        return [repr(v) for v in found.to_pylist()] == [repr(v) for v in expected.to_pylist()]
+    if not found.is_null().equals(expected.is_null()):
+        return False
+    if pa.types.is_list(found.type):
+        lengths = found.value_lengths().equals(expected.value_lengths())
+        return lengths and _same(found.flatten(), expected.flatten(), close)
+    a, b = (np.asarray(x.drop_null(), dtype=np.float64) for x in (found, expected))
+    finite = np.abs(b[np.isfinite(b)])
+    return np.allclose(a, b, rtol=0, atol=close * finite.max(initial=0), equal_nan=True)
+
+
+def says_what_it_asked(part: FittedModelScorer, out: Path, facts: Any) -> None:
+    """Signals that exist, forwards and costs that are numbers, facts that JSON can hold."""
+    signals = part.signals(out)
+    assert isinstance(signals, tuple)
+    validate(signals)
+    assert part.passes(out) >= 0
+    asked, forwards = part.estimate(1_000_000, 500_000, 3_000)
+    assert 0 <= asked < math.inf
+    assert part.passes(out) <= forwards < math.inf, "an estimate is an upper bound"
+    is_json(facts)
+    assert facts["flops"] > 0, "asking a model takes operations"
+
+
+def fits_once(again: Callable[[], Any], out: Path, facts: Any) -> None:
+    """A second fit into the same folder asks the model nothing, and writes and says the same."""
+    before, asked = _files(out), []
+    hook = register_module_forward_pre_hook(lambda module, _: asked.append(type(module).__name__))
+    try:
+        told = again()
+    finally:
+        hook.remove()
+    assert not asked, f"the model was asked again: {asked[0]}"
+    assert told == facts, "a second fit says something else"
+    assert _files(out) == before, "a second fit wrote something else"
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
 def input_is_left_alone(use: Callable[[pa.Table], object], table: pa.Table) -> None:
@@ -119,19 +180,21 @@ def decides_on_every_row(choice: Choice, n: int) -> None:
     assert all(isinstance(r, str) and r for r in choice.reason), "a row without a reason"
     ranked = np.sort(choice.rank[choice.rank >= 0])
     np.testing.assert_array_equal(ranked, np.arange(len(ranked)), err_msg="ranks are not 0..k-1")
-    _is_json(choice.facts, "facts")
+    is_json(choice.facts)
 
 
-def _is_json(value: Any, where: str) -> None:
+def is_json(value: Any, where: str = "facts") -> None:
+    """Strings, numbers, lists and mappings by strings; no NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             assert isinstance(key, str), f"{where}: the key {key!r} is not a string"
-            _is_json(item, f"{where}.{key}")
+            is_json(item, f"{where}.{key}")
     elif isinstance(value, list):
         for item in value:
-            _is_json(item, where)
+            is_json(item, where)
     else:
         plain = value is None or type(value) in (bool, int, float, str)
+        assert not (isinstance(value, float) and not math.isfinite(value)), f"{where}: {value}"
         assert plain, f"{where}: {type(value).__name__} is not JSON"
 
 

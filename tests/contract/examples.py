@@ -3,7 +3,8 @@
 A part whose fields all have defaults needs no entry: it is built without fields. A part with a
 required field needs one; several mappings try several variants. Column names are those of
 `samples.py`: `s.u` (distinct numbers), `s.gap` (numbers with NaN and null), `s.flag` (booleans with
-null), `s.vector` (vectors with null), `n_bytes`, `n_tokens`.
+null), `s.vector` (vectors with null), `n_bytes`, `n_tokens`. A scorer that asks the model has the
+reference `aim` (see `asked.py`); keep its examples tiny.
 """
 
 from __future__ import annotations
@@ -20,7 +21,31 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("read", "text"): [{"paths": ["docs"]}],
     ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
     ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
+    ("score", "gradient_similarity"): [
+        {"reference": "aim", "variant": "tracin"},
+        {"reference": "aim", "variant": "trak", "projection": 16, "kernel_documents": 12},
+        {"reference": "aim", "rank": 2, "alpha": 4, "share": 16, "epochs": 1, "batch": 4},
+    ],
     ("score", "ifd"): [{}, {"variant": "ppl_ratio"}],
+    ("score", "influence"): [
+        {"reference": "aim", "method": "direct"},
+        {"reference": "aim", "probes": 44, "hidden": True, "each": True, "clip": 0},
+        {"reference": "aim", "probes": 44, "labels": "exact", "reference_documents": 3},
+    ],
+    ("score", "lqs"): [
+        {"reference": "aim", "steps": 3, "interval": 1, "batch": 4, "proxies": 44},
+        {
+            "reference": "aim",
+            "steps": 2,
+            "interval": 1,
+            "batch": 2,
+            "proxies": 44,
+            "variant": "pds",
+        },
+    ],
+    ("score", "relation"): [
+        {"reference": "aim", "by": "s.u", "embedding": "s.vector", "rollouts": 24, "length": 3},
+    ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
     ("select", "gumbel_topk"): [
         {"by": "s.u"},
@@ -41,6 +66,9 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("order", "sorted"): [{"by": "s.u"}, {"by": "s.u", "descending": True}],
     ("train", "command"): [{"command": ["true"]}],
 }
+
+#: scorers whose fit, begun again where it was done, asks the model once more
+REDONE = {"relation"}
 
 
 def on_disk(*verbs: str) -> list[tuple[str, str]]:

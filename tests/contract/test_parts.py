@@ -5,6 +5,7 @@ A new part needs no test here. If it has a required field, `examples.py` says ho
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,11 +17,20 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from foresift.pipeline import parts
-from foresift.pipeline.nouns import Choice, Column, FittedScorer, ModelScorer, Part, Selector
+from foresift.pipeline.nouns import (
+    Choice,
+    Column,
+    FittedModelScorer,
+    FittedScorer,
+    ModelScorer,
+    Part,
+    Selector,
+)
 from foresift.stages.selectors.topk import TopK
-from tests.contract import checks, examples, outputs, samples
+from tests.contract import asked, checks, examples, outputs, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,10 +60,26 @@ def test_scores(verb: str, name: str, kind: str, tmp_path: Path) -> None:
         fitted = outputs.fit(part, kind, tmp_path / str(number))
 
         def score(rows: Any, part: Any = part, fitted: Path = fitted) -> Any:
-            return samples.measure(part, rows, kind, fitted)
+            return outputs.measure(part, rows, kind, fitted)
 
         checks.declares_what_it_gives(score(range(samples.ROWS)), columns, samples.ROWS)
-        checks.rows_stand_alone(score, columns, samples.ROWS)
+        close = asked.rounding(part, fitted) if isinstance(part, FittedModelScorer) else 0.0
+        checks.rows_stand_alone(score, columns, samples.ROWS, close)
+
+
+@every("score")
+@pytest.mark.parametrize("kind", outputs.CONTENT)
+def test_scorers_that_ask_the_model(verb: str, name: str, kind: str) -> None:
+    for part in examples.build(verb, name):
+        if isinstance(part, FittedModelScorer):
+            before = asked.weights()
+            out, facts = asked.fitted(part, kind)
+            checks.says_what_it_asked(part, out, facts)
+            redone = pytest.raises(AssertionError, match="the model was asked again")
+            with redone if name in examples.REDONE else contextlib.nullcontext():
+                checks.fits_once(lambda part=part, kind=kind: asked.again(part, kind), out, facts)
+            asked.score(part, range(9), kind, out)
+            assert asked.weights() == before, "the model that others share was changed"
 
 
 @every("score")
@@ -65,6 +91,12 @@ def test_scorers_leave_their_input_alone(verb: str, name: str, tmp_path: Path) -
             arrays |= {"lengths": tokens.lengths, "cut": tokens.cut, "prompted": tokens.prompted}
             checks.signals_are_left_alone(
                 lambda part=part, given=(tokens, signals): part.score(*given), arrays
+            )
+        elif isinstance(part, FittedModelScorer):
+            fitted = asked.fit(part, "text")
+            seen = asked.window(part, range(samples.ROWS), "text", fitted)
+            checks.signals_are_left_alone(
+                lambda part=part, given=(seen, fitted): part.score(*given), asked.arrays(seen)
             )
         else:
             fitted = outputs.fit(part, "text", tmp_path / str(number))
@@ -183,6 +215,38 @@ def test_writing_to_the_input_is_found() -> None:
     signal = np.zeros(3)
     with pytest.raises(AssertionError, match="nll was changed"):
         checks.signals_are_left_alone(lambda: signal.fill(1), {"nll": signal})
+
+
+def test_rounding_is_forgiven_where_forwards_are_and_nothing_else() -> None:
+    columns = {"v": Column(pa.list_(pa.float64()), "count")}
+
+    def score(rows: Any, error: float = 1e-6) -> dict[str, Any]:
+        values = [[float(r), 10.0 + error * len(rows)] for r in rows]
+        return {"v": [None if r == 3 else v for r, v in zip(rows, values, strict=True)]}
+
+    with pytest.raises(AssertionError, match="depends on the batch"):
+        checks.rows_stand_alone(score, columns, 12)
+    checks.rows_stand_alone(score, columns, 12, 1e-5)
+    with pytest.raises(AssertionError, match="depends on the batch"):
+        checks.rows_stand_alone(lambda rows: score(rows, 1e-3), columns, 12, 1e-5)
+
+
+def test_a_fit_that_asks_again_or_says_something_else_is_found(tmp_path: Path) -> None:
+    layer, facts = torch.nn.Linear(1, 1), {"n": 1}
+    (tmp_path / "learned").write_text("1")
+    checks.fits_once(lambda: facts, tmp_path, facts)
+    with pytest.raises(AssertionError, match="the model was asked again"):
+        checks.fits_once(lambda: layer(torch.ones(1)) is None or facts, tmp_path, facts)
+    with pytest.raises(AssertionError, match="says something else"):
+        checks.fits_once(lambda: {"n": 2}, tmp_path, facts)
+    with pytest.raises(AssertionError, match="wrote something else"):
+        checks.fits_once(lambda: (tmp_path / "learned").write_text("2") and facts, tmp_path, facts)
+
+
+@pytest.mark.parametrize("facts", [{"a": float("nan")}, {"a": (1,)}, {"a": np.float64(1)}, {1: 2}])
+def test_facts_that_json_does_not_hold_are_found(facts: Any) -> None:
+    with pytest.raises(AssertionError):
+        checks.is_json(facts)
 
 
 def test_use_that_changes_the_part_is_found() -> None:
