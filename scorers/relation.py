@@ -75,6 +75,8 @@ class Relation(FittedModelScorer):
     """Of the optimizer that made the moments."""
     clip: float = 1.0
     """Largest norm of a document's gradient; 0: never clipped."""
+    floor: float = 0.05
+    """R2 of the relation below which the run warns."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "alpha": Column(pa.float32(), "factor on the influence"),
@@ -110,6 +112,14 @@ class Relation(FittedModelScorer):
                 look.job.progress(number, len(places), "rollouts")
                 found += increments([rows], encoded, sets, loaded, rule, moments)
         learned = learn(found, _ordered(table, self, places))
+        told = learned["r2"]["related"]
+        if told is None or told < self.floor:
+            look.job.log.warning(
+                "relation: alpha and tau explain %s of what documents added in rollouts, below the "
+                "floor of %.2f: they are little better than a guess. Train more rollouts, or use a "
+                "better influence (its own column is `by`)",
+                "nothing" if told is None else f"{told:.3f}", self.floor,
+            )  # fmt: skip
         write_json(out / "relation.json", learned)
         tokens = sum(int(encoded.lengths[rows].sum()) for rows in places)
         read = sum(s.tokens for s, _ in sets) * sum(map(len, places))
