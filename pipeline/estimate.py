@@ -91,7 +91,7 @@ class _Estimate:
         if isinstance(step.part, FittedModelScorer):
             aimed = sum(self._tokens(r.corpus) for r in step.inputs.references)
             fit, forwards = step.part.estimate(parameters, tokens, aimed)
-            return fit + forward * max(0.0, forwards - (1.0 if shared else 0.0))
+            return fit + forward * (forwards - (1.0 if shared and step.part.shares else 0.0))
         return 0.0 if shared else forward
 
     def _tokens(self, corpus: Corpus | None) -> int:
@@ -111,7 +111,7 @@ class _Estimate:
 def _passes(part: Part) -> bool:
     """Whether a score makes the forward that others of its group share."""
     if isinstance(part, FittedModelScorer):
-        return part.estimate(1, 1, 1)[1] >= 1
+        return part.shares
     return isinstance(part, ModelScorer)
 
 

@@ -153,9 +153,14 @@ class FittedModelScorer(Part):
         """Forwards over the corpus that `score` makes on its own, besides the shared one."""
         return 0.0
 
+    @property
+    def shares(self) -> bool:
+        """Whether one of the forwards of `score` is the one that scores of a step share."""
+        return False
+
     def estimate(self, parameters: int, pool: int, references: int) -> tuple[float, float]:
         """(FLOPs of `fit`, forwards over the pool in `score`), from numbers of tokens."""
-        return 0.0, 1.0
+        return 0.0, float(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,6 +197,11 @@ class GradientSimilarity(FittedModelScorer):
             found, read = _warmup.train(own, encoded, rule, out), self.epochs * _tokens(encoded)
         if self.variant in ("tracin", "grad_dot"):
             return found, read
+        if not sum(found):
+            raise DataError(
+                "the warm-up has one update, at rate 0; raise `share` or `epochs`, or lower `batch`",
+                where="gradient_similarity",
+            )
         return [w / sum(found) for w in found], read
 
     @property

@@ -152,6 +152,10 @@ class Influence(FittedModelScorer):
         direct = read_json(out / "method.json")["method"] == "direct"
         return float(probes.load(out).forwards) if direct else 0.0
 
+    @property
+    def shares(self) -> bool:
+        return self.method == "direct" or self.hidden
+
     def estimate(self, parameters: int, pool: int, references: int) -> tuple[float, float]:
         aimed = min(references, self.reference_documents * TOKENS)
         each = min(self.probe_tokens or TOKENS, TOKENS)

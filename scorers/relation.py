@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from foresift.pipeline import sampling
 from foresift.pipeline.choice import scores
@@ -39,7 +40,7 @@ from foresift.pipeline.lm.model import load
 from foresift.pipeline.lm.signals import Window
 from foresift.pipeline.nouns import Arrays, FittedModelScorer, Look
 from foresift.pipeline.references import Aims
-from foresift.pipeline.store import Facts, read_json, write_json
+from foresift.pipeline.store import Facts, read_json, write_json, write_shard
 from foresift.pipeline.tables import Column
 from foresift.scorers._probing import Aim, moments_of, shorter
 
@@ -110,7 +111,11 @@ class Relation(FittedModelScorer):
             found = []
             for number, rows in enumerate(places):
                 look.job.progress(number, len(places), "rollouts")
-                found += increments([rows], encoded, sets, loaded, rule, moments)
+                path = out / "rollouts" / f"part-{number:05d}.parquet"
+                if not path.exists():
+                    added = increments([rows], encoded, sets, loaded, rule, moments)[0]
+                    write_shard(path, pa.table({"row": rows, "added": added}))
+                found.append(np.asarray(pq.read_table(path)["added"]))
         learned = learn(found, _ordered(table, self, places))
         told = learned["r2"]["related"]
         if told is None or told < self.floor:

@@ -67,9 +67,6 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("train", "command"): [{"command": ["true"]}],
 }
 
-#: scorers whose fit, begun again where it was done, asks the model once more
-REDONE = {"relation"}
-
 
 def on_disk(*verbs: str) -> list[tuple[str, str]]:
     """(verb, name) of every part that lies in the folders of these verbs (all by default)."""
