@@ -199,7 +199,7 @@ class GradientSimilarity(FittedModelScorer):
             return found, read
         if not sum(found):
             raise DataError(
-                "the warm-up has one update, at rate 0; raise `share` or `epochs`, or lower `batch`",
+                "the warm-up has one update, at rate 0; raise `share` or `epochs`, lower `batch`",
                 where="gradient_similarity",
             )
         return [w / sum(found) for w in found], read
