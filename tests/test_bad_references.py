@@ -339,7 +339,7 @@ def test_a_document_without_a_label_has_no_utility_and_is_never_selected(
     assert [k for k, row in enumerate(plan) if not row["kept"]] == list(strange)
     assert {plan[k]["reason"] for k in strange} == {"no score"}
     if "labels" in fields:
-        assert facts["model"]["left_out"] == len(strange)
+        assert facts["method"] == "labels"
 
 
 def test_a_pool_that_cannot_be_labelled_within_its_first_tokens_is_one_located_error(
