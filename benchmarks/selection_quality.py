@@ -54,6 +54,8 @@ TRAIN = {
     "train": "causal_lm", "length": 256, "batch_tokens": 2048, "learning_rate": 0.002,
     "schedule": "constant", "threads": 1,
 }  # fmt: skip
+#: tokens chosen for each that is trained on: start and end of documents are not counted
+SPARE = 1.05
 #: what one round of `mates` asks: documents labelled, tokens of each, documents of the reference
 PRICE = (250, 128, 32)
 FRONTIER = (
@@ -71,8 +73,9 @@ def influence(price: tuple[int, int, int]) -> dict[str, Any]:
 
 def arms(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Arm -> steps before the rounds, and steps of a round before its training."""
-    budget = f"{round(args.round * 1.3)} tokens"
-    fifth = {"select": "random", "as": "candidates", "budget": f"{round(args.round * 6)} tokens"}
+    kept = round(args.round * SPARE)
+    budget = f"{kept} tokens"
+    fifth = {"select": "random", "as": "candidates", "budget": f"{5 * kept} tokens"}
     gumbel = {
         "select": "gumbel_topk", "by": "influence.utility", "budget": budget,
         "standardise": True, "temperature": 0.25,
@@ -114,7 +117,7 @@ def recipe(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         "name": name.replace("%", ""), "seed": seed, "report": False,
         "data": {
             "read": "jsonl", "paths": [str(pool / "pool.jsonl")], "text": "text", "holdout": 0,
-            "columns": ["kind"],
+            "columns": ["kind"], "tokenizer": "configs/models/tiny",
         },
         "datasets": {
             "reference": {
@@ -177,9 +180,10 @@ def main() -> None:
     prices = [n for n in arms(args) if n.startswith("price_")]
     usual = ["random", *prices] if args.frontier else [n for n in arms(args) if n not in prices]
     names = args.arms.split(",") if args.arms else usual
-    for seed in range(args.seeds):  # the warm-up is shared: made once, by the first arm
-        run(names[0], seed, args)
-    jobs = [(name, seed) for seed in range(args.seeds) for name in names]
+    if args.jobs > 1:  # the warm-up is shared: made once, by the first arm
+        for seed in range(args.seeds):
+            run(names[0], seed, args)
+    jobs = [(name, seed) for name in names for seed in range(args.seeds)]
     with ThreadPoolExecutor(args.jobs) as pool:
         manifests = dict(zip(jobs, pool.map(lambda j: run(*j, args), jobs), strict=True))
     found = report.measure(manifests)
