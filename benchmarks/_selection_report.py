@@ -43,7 +43,7 @@ def _flops(step: Mapping[str, Any]) -> float:
 
 
 def needed(points: Sequence[tuple[float, float, float]], goal: float) -> tuple[float, float]:
-    """(tokens, FLOPs) at which the loss first falls to `goal`, linear between rounds; inf: never."""
+    """(tokens, FLOPs) at which the loss first falls to `goal`, linear between rounds, or inf."""
     for (t0, f0, l0), (t1, f1, l1) in itertools.pairwise(points):
         if l1 <= goal:
             share = 0.0 if l0 <= goal else (l0 - goal) / (l0 - l1)
