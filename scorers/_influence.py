@@ -56,7 +56,7 @@ class Fit:
     def __init__(self, influence: Influence, look: Look, out: Path, pool: int, number: int) -> None:
         self.part, self.look, self.out, self.number = influence, look, out, number
         self.direct = number >= pool and influence.labels == "linear"
-        self.all = number >= pool and influence.labels == "exact"
+        self.labelled = number >= pool and influence.labels == "exact"
         self.spec = look.model if self.direct else shorter(look.model, influence.probe_tokens)
         self.loaded = load(look.model)
         check_weights(self.loaded, look.model.init)
@@ -64,15 +64,15 @@ class Fit:
         self.aim = Aim(look.references, influence.reduction, influence.reference_documents)
 
     def run(self) -> Facts:
-        if self.part.method == "encoder" and not (self.direct or self.all):
+        if self.part.method == "encoder" and not (self.direct or self.labelled):
             load_regressor(self.encoder)  # one that does not load is found before labels are taken
         with cpu_threads(self.look.model.threads if self.loaded.device == "cpu" else 0):
             about = self._prepare()
-        method = "direct" if self.direct else "labels" if self.all else self.part.method
+        method = "direct" if self.direct else "labels" if self.labelled else self.part.method
         facts: Facts = {"method": method, "probes": self.number, **about}
         if not self.direct:
             self._label()
-        if not (self.direct or self.all):
+        if not (self.direct or self.labelled):
             facts |= self._extrapolate()
         write_json(self.out / "method.json", {"method": method, "weights": about["weights"]})
         return {**facts, "flops": self._flops(about)}
