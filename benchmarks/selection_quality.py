@@ -15,8 +15,9 @@ is left of the pool:
     top_loss        largest loss under the latest model                of a random fifth of the pool
     bottom_ppl      smallest loss                                      of the same
     static          influence under the warmed-up model, asked once    of the whole pool
-    mates           influence model refitted in every round            of the whole pool
-    mates_20%       the same, choosing a fifth of as many candidates   of 5 tokens for each kept
+                    with as many labels as `mates` takes in all
+    mates           influence model fitted on in every round           of 5 tokens for each kept
+    mates_pool      the same, with every document left a candidate     of the whole pool
     direct          influence of every candidate, hard top-k (oracle)  of 5 tokens for each kept
     same_source     only solutions: who knows the source needs no model
 
@@ -57,9 +58,9 @@ TRAIN = {
 #: tokens chosen for each that is trained on: start and end of documents are not counted
 SPARE = 1.05
 #: what one round of `mates` asks: documents labelled, tokens of each, documents of the reference
-PRICE = (250, 128, 32)
+PRICE = (100, 64, 16)
 FRONTIER = (
-    (60, 64, 16), (120, 64, 32), (250, 64, 32), (250, 128, 32), (500, 128, 64), (1000, 256, 128),
+    (30, 64, 16), (60, 64, 16), (100, 64, 16), (100, 128, 32), (200, 128, 32), (400, 256, 64),
 )  # fmt: skip
 
 
@@ -81,6 +82,8 @@ def arms(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, Any]]]]
         "standardise": True, "temperature": 0.25,
     }  # fmt: skip
     ask = {"score": ["influence"], "influence": influence(PRICE)}
+    asked = (PRICE[0] * args.rounds, *PRICE[1:])
+    once = {"score": ["influence"], "influence": influence(asked)}
     direct = {"score": ["influence"], "influence": {**influence(PRICE), "method": "direct"}}
     loss = {"score": ["loss"]}
     found: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
@@ -90,9 +93,9 @@ def arms(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, Any]]]]
             [],
             [fifth, loss, {"select": "topk", "by": "loss.nll", "lowest": True, "budget": budget}],
         ),
-        "static": ([ask], [gumbel]),
-        "mates": ([], [ask, gumbel]),
-        "mates_20%": ([], [fifth, ask, gumbel]),
+        "static": ([once], [gumbel]),
+        "mates": ([], [fifth, ask, gumbel]),
+        "mates_pool": ([], [ask, gumbel]),
         "direct": (
             [],
             [fifth, direct, {"select": "topk", "by": "influence.utility", "budget": budget}],
@@ -104,7 +107,7 @@ def arms(args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, Any]]]]
     }
     for price in FRONTIER:
         ask_for = {"score": ["influence"], "influence": influence(price)}
-        found["price_" + "_".join(map(str, price))] = ([], [ask_for, gumbel])
+        found["price_" + "_".join(map(str, price))] = ([], [fifth, ask_for, gumbel])
     return {name: {"before": before, "round": each} for name, (before, each) in found.items()}
 
 
@@ -114,7 +117,7 @@ def recipe(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     pool = args.work / "pool"
     train = {**TRAIN, "tokens": args.round, "continue_optimizer": True, "warmup": 0.0}
     return {
-        "name": name.replace("%", ""), "seed": seed, "report": False,
+        "name": name, "seed": seed, "report": False,
         "data": {
             "read": "jsonl", "paths": [str(pool / "pool.jsonl")], "text": "text", "holdout": 0,
             "columns": ["kind"], "tokenizer": "configs/models/tiny",
@@ -137,7 +140,7 @@ def recipe(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Run an arm; its manifest."""
-    path = args.work / f"{name}-{seed}.yaml".replace("%", "")
+    path = args.work / f"{name}-{seed}.yaml"
     path.write_text(yaml.safe_dump(recipe(name, seed, args)))
     out = args.work / "out"
     command = [sys.executable, "-m", "foresift.pipeline.cli", "run", str(path), "--out", str(out)]
@@ -162,7 +165,7 @@ def main() -> None:
     parser.add_argument("--arms", default="", help="names with commas; all by default")
     parser.add_argument("--frontier", action="store_true", help="`mates` at several prices instead")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--round", type=int, default=75_000, help="training tokens of a round")
     parser.add_argument("--warmup", type=int, default=300_000)
     parser.add_argument("--jobs", type=int, default=2, help="recipes at a time, a core each")

@@ -115,6 +115,8 @@ class Look:
     references: tuple[Reference, ...]
     model: ModelSpec
     job: Job
+    previous: Path | None = None
+    """What the same score learned in the round before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,8 @@ class Inputs:
     round: int = 0
     references: tuple[Reference, ...] = ()
     """What a fitted model scorer aims at."""
+    previous: Path | None = None
+    """The directory of the same score in the round before."""
 
 
 @dataclass(frozen=True, kw_only=True)

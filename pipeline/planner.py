@@ -135,10 +135,7 @@ class _Planner:
         corpus = self._view(line, spec.data, spec.where)
         added = corpus
         # scores of one group run together, so what any of them aims at is read before the first
-        aimed = [
-            self._references(part, line, f"{spec.where} (score {name})")
-            for name, part in spec.parts
-        ]
+        aimed = [self._references(p, line, f"{spec.where} (score {n})") for n, p in spec.parts]
         for (name, part), aims in zip(spec.parts, aimed, strict=True):
             where = f"{spec.where} (score {name})"
             reads = self._columns(corpus, cast(Any, part).needs, where)
@@ -146,21 +143,26 @@ class _Planner:
             needs_model = asked or isinstance(part, ModelScorer)
             model = self._model(line, spec.model, spec.where) if needs_model else None
             rng = line.rng.at("score", name, number)
-            lineage = [
-                self._lineage(corpus, reads),
-                *((a.name, a.weight, self._lineage(a.corpus)) for a in aims),
-            ]
-            key = [rng.key] if asked else []
-            fp = digest(["score", part.fingerprint, lineage[0], model.digest if model else None,
-                         *lineage[1:], *key])  # fmt: skip
+            before = self._before(corpus, name, part) if asked else None
+            key = [rng.key, before.fingerprint if before else None] if asked else []
+            found = [(a.name, a.weight, self._lineage(a.corpus)) for a in aims]
+            lineage = [self._lineage(corpus, reads), model.digest if model else None]
+            fp = digest(["score", part.fingerprint, *lineage, *found, *key])
+            spec_of = model.spec if model else None
             step = self._add(
                 "score", name, part, spec.where, fp, line, number, reads=reads, rng=rng,
-                inputs=Inputs(corpus, None, model.spec if model else None, number, aims),
+                inputs=Inputs(corpus, None, spec_of, number, aims, before.path if before else None),
                 gives=tuple(f"{name}.{c}" for c in cast(Any, part).columns),
                 group=digest([spec.where, self._lineage(corpus), model.digest if model else None]),
             )  # fmt: skip
             added = added.with_columns(name, step.path, list(cast(Any, part).columns))
         line.views[spec.data] = added
+
+    def _before(self, corpus: Corpus, name: str, part: Part) -> Step | None:
+        """The same score in the round before: its columns are still beside the corpus."""
+        own = [path for c, (path, _) in corpus.columns.items() if c.startswith(f"{name}.")]
+        steps = [self.steps[path] for path in own]
+        return next((s for s in steps if s.round and type(s.part) is type(part)), None)
 
     def _references(self, part: Part, line: Line, where: str) -> tuple[Reference, ...]:
         """The data sets a scorer aims at; those named by their files are read like any other."""

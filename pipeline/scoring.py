@@ -195,7 +195,9 @@ def _ask(step: Step, corpus: Corpus, job: Job) -> None:
         return
     assert model is not None
     part = cast(FittedModelScorer, step.part)
-    look = Look(corpus, step.inputs.references, model, job)
+    before = step.inputs.previous
+    previous = before / FITTED if before else None
+    look = Look(corpus, step.inputs.references, model, job, previous)
     check_apart(look)
     fitted.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

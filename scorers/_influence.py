@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foresift.pipeline import sampling
@@ -31,6 +32,7 @@ from foresift.pipeline.nouns import Look
 from foresift.pipeline.store import Facts, publish, read_json, temporary, write_json
 from foresift.scorers._probing import (
     Aim,
+    Floats,
     Label,
     check_weights,
     chunks,
@@ -44,10 +46,32 @@ from foresift.scorers._probing import (
 if TYPE_CHECKING:
     from foresift.scorers.influence import Influence
 
+KNOWN = "known.parquet"
 #: documents on which the step size and the norm's formula are settled
-SAMPLE = 16
+SAMPLE = 8
 #: forwards over that sample: seven for the step, six's worth for a forward and backward with norms
 SETTLING = 13
+
+
+def centre(labels: Floats) -> tuple[Floats, Floats]:
+    """[D] mean and deviation of the labels that are finite; (0, 0) where there are none."""
+    some = labels[np.isfinite(labels).all(axis=1)]
+    if not len(some):
+        return np.zeros(labels.shape[1]), np.zeros(labels.shape[1])
+    return some.mean(axis=0), some.std(axis=0)
+
+
+def remembered(table: pa.Table, labels: Floats, look: Look) -> pa.Table:
+    """`id`, content and standardised labels of this round, then those known before it."""
+    kind = pa.list_(pa.float64())
+    own = table.append_column("label", pa.array(list(labels), kind))
+    path = look.previous / KNOWN if look.previous else None
+    if path is None or not path.exists():  # it was scored directly, say
+        return own
+    before = pq.read_table(path)
+    width = len(before["label"][0]) if before.num_rows else 0
+    same = before.column_names == own.column_names and width == labels.shape[1]
+    return pa.concat_tables([own, before.cast(own.schema)]) if same else own
 
 
 class Fit:
@@ -72,9 +96,11 @@ class Fit:
         facts: Facts = {"method": method, "probes": self.number, **about}
         if not self.direct:
             self._label()
+        told: Facts = {"method": method, "weights": about["weights"]}
         if not (self.direct or self.labelled):
-            facts |= self._extrapolate()
-        write_json(self.out / "method.json", {"method": method, "weights": about["weights"]})
+            learned, scale = self._extrapolate()
+            facts, told = facts | learned, told | scale
+        write_json(self.out / "method.json", told)
         return {**facts, "flops": self._flops(about)}
 
     def _prepare(self) -> Facts:
@@ -146,26 +172,40 @@ class Fit:
             resources(self.look.model, self.loaded), f"{kind} labels",
         )  # fmt: skip
 
-    def _extrapolate(self) -> Facts:
+    def _extrapolate(self) -> tuple[Facts, Facts]:
+        """Fit the influence model: facts about it, and how its predictions become utilities."""
         count = len(chunks(self.number, self.part.labels))
         labels = read_labels(self.out, "label", count)
-        table = pq.read_table(self.out / "probes.parquet")
-        encoded = encode(table, self.loaded.tokenizer, self.look.model)
         if self.part.method == "encoder":
-            joined = labels @ np.array(probes.load(self.out).weights)
-            texts = decode(encoded, self.loaded.tokenizer)
-            fitted = Encoder.fit(texts, joined, self.encoder, ids=table["id"], where="influence")
-            fitted.save(self.out / "encoder")
-            facts = fitted.facts()
-        else:
-            dense = read_labels(self.out, "hidden", count) if self.part.hidden else None
-            ridge = Ridge.fit(
-                ngram_features(encoded), labels, dense, ids=table["id"], where="influence"
-            )
-            ridge.save(self.out / "ridge")
-            facts = ridge.facts()
+            labels = labels @ np.array(probes.load(self.out).weights)[:, None]
+        mean, spread = centre(labels)
+        table = pq.read_table(self.out / "probes.parquet")
+        known = remembered(table, (labels - mean) / np.where(spread > 0, spread, 1.0), self.look)
+        pq.write_table(known, temporary(self.out / KNOWN))
+        publish(temporary(self.out / KNOWN), self.out / KNOWN)
+        if self.part.hidden or not self.part.remember:
+            known = known.slice(0, table.num_rows)
+        facts = self._model(known, table.num_rows, count)
         self._judge(facts["spearman"])
-        return {"model": facts}
+        told = {"mean": mean.tolist(), "spread": spread.tolist()}
+        return {"model": {**facts, "remembered": known.num_rows - table.num_rows}}, told
+
+    def _model(self, known: pa.Table, own: int, count: int) -> Facts:
+        encoded = encode(known, self.loaded.tokenizer, self.look.model)
+        targets = np.array(known["label"].to_pylist(), dtype=np.float64)
+        if self.part.method == "encoder":
+            texts = decode(encoded, self.loaded.tokenizer)
+            fitted = Encoder.fit(
+                texts, targets[:, 0], self.encoder, ids=known["id"], where="influence"
+            )
+            fitted.save(self.out / "encoder")
+            return fitted.facts()
+        dense = read_labels(self.out, "hidden", count) if self.part.hidden else None
+        ridge = Ridge.fit(
+            ngram_features(encoded), targets, dense, ids=known["id"], where="influence", judged=own
+        )  # fmt: skip
+        ridge.save(self.out / "ridge")
+        return ridge.facts()
 
     def _judge(self, found: Any) -> None:
         worst = min(

@@ -96,8 +96,12 @@ class Influence(FittedModelScorer):
     """Largest norm of a document's gradient; 0: never clipped."""
     precondition: bool = True
     """Whether the checkpoint's moments are used; without, plain inner products of gradients."""
+    remember: bool = True
+    """Whether labels of earlier rounds go on teaching the influence model, each round's at zero
+    mean and unit spread (MATES fine-tunes its model continuously; its code starts it anew)."""
     hidden: bool = False
-    """Whether ridge also reads the mean hidden state, for a forward over the pool."""
+    """Whether ridge also reads the mean hidden state, for a forward over the pool; those of earlier
+    rounds are another model's, so nothing is remembered then."""
     encoder: dict[str, Any] = field(default_factory=lambda: {"init": BERT})
     """The encoder of `method: encoder` (`init`: a folder or a hub id) and how it is trained:
     `epochs`, `batch`, `learning_rate`, `segments`, ... as in `pipeline/lm/regressor.py`."""
@@ -176,7 +180,7 @@ class Influence(FittedModelScorer):
         elif about["method"] == "labels":
             values = labels_of(window.tokens.table["id"], out)
         else:
-            values = self._predict(window, out)
+            values = self._predict(window, out) * about["spread"] + about["mean"]
             values[np.diff(window.tokens.offsets) == 0] = np.nan  # a label would have been, too
         weights = np.asarray(about["weights"])
         joined = values @ weights if values.shape[1] == len(weights) else values[:, 0]

@@ -160,8 +160,10 @@ class Ridge:
         idf: bool = True,
         limit: int = 4000,
         where: str = "ridge",
+        judged: int | None = None,
     ) -> Ridge:
-        """Fit [n] or [n, G] targets. `ids` keep the copies of a document in one fold.
+        """Fit [n] or [n, G] targets. `ids` keep the copies of a document in one fold; the facts are
+        of the first `judged` rows alone (None: of all).
 
         Above `limit` labels conjugate gradients take over.
         """
@@ -180,7 +182,8 @@ class Ridge:
         solve = direct if len(y) <= limit else iterative
         solved = solve(rows, (y - mean) / np.where(spread > 0, spread, 1.0), parts)
         report = {"labels": len(y), "left_out": len(good) - len(y), "solver": solve.__name__}
-        report |= _told(y, solved.unseen * spread + mean, solved.alpha, flat)
+        own = kept < (len(good) if judged is None else judged)
+        report |= _told(y[own], (solved.unseen * spread + mean)[own], solved.alpha, flat)
         offset = solved.offset * spread + mean
         return cls(space, solved.weights * spread, offset, flat, report)
 

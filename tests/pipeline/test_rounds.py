@@ -6,6 +6,7 @@ killed in. Each driver that is killed is a process of its own, as a user starts 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -92,6 +94,28 @@ def test_no_document_is_selected_twice(whole: Whole) -> None:
     kept = plan.filter(plan["kept"])
     assert sorted(kept["id"].to_pylist()) == sorted(chosen)
     assert not set(kept["round"].to_pylist()) - {1, 2, 3}
+
+
+def test_labels_of_earlier_rounds_go_on_teaching(whole: Whole, tmp_path: Path) -> None:
+    fields, run, _ = whole
+    asked = steps(run, "influence")
+    models = [s["facts"]["model"] for s in asked]
+    assert [m["remembered"] for m in models] == [0, PROBES, 2 * PROBES]
+    assert [m["labels"] for m in models] == [PROBES, 2 * PROBES, 3 * PROBES]
+    known = pq.read_table(Path(asked[2]["path"]) / "fitted" / "known.parquet")
+    drawn = [pq.read_table(Path(s["path"]) / "fitted/probes.parquet")["id"] for s in asked]
+    assert known["id"].to_pylist() == [i for ids in reversed(drawn) for i in ids.to_pylist()]
+    labels = np.array(known["label"].to_pylist()).reshape(ROUNDS, PROBES)
+    np.testing.assert_allclose(labels.mean(1), 0, atol=1e-9)
+    np.testing.assert_allclose(labels.std(1), 1, rtol=1e-9)
+    forgetful = copy.deepcopy(fields)
+    forgetful["rounds"]["count"] = 2
+    forgetful["rounds"]["steps"][1]["remember"] = False
+    again = go(forgetful, tmp_path / "out")
+    alone = [s["facts"]["model"] for s in again.manifest["steps"] if s["name"] == "influence"]
+    assert [m["remembered"] for m in alone] == [0, 0]
+    assert alone[0]["spearman"] == models[0]["spearman"]
+    assert alone[1]["spearman"] != models[1]["spearman"]
 
 
 def test_a_round_is_scored_by_the_model_of_the_one_before(whole: Whole) -> None:

