@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from foresift.pipeline.cli import app
-from foresift.pipeline.nouns import ModelScorer, Selector
+from foresift.pipeline.nouns import FittedModelScorer, ModelScorer, Selector
 from foresift.pipeline.parts import Part, only_part
 from foresift.pipeline.planner import make_plan
 from foresift.pipeline.recipe import Recipe
@@ -132,6 +132,10 @@ def test_parts_work_as_written(
         "steps": steps,
         "report": False,
     }
-    if issubclass(kind, ModelScorer):
+    if issubclass(kind, FittedModelScorer):
+        fields["data"]["paths"] = ["examples/corpus/docs-0.jsonl.gz"]
+        fields["datasets"] = {"aim": {"read": "jsonl", "paths": ["examples/reference.jsonl"]}}
+        steps[0] |= {"reference": "aim"}
+    if issubclass(kind, (ModelScorer, FittedModelScorer)):
         fields["model"] = {"init": "configs/models/tiny", "max_length": 32}
     assert go(fields, beside_examples / "out").manifest["accounts"]["kept"] == 10
