@@ -154,13 +154,18 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     def place(x: float, y: float) -> tuple[float, float]:
         return 60 + 520 * x / widest, 300 - 270 * y
 
-    marks = []
+    marks: list[str] = []
+    last, level, top = -1e9, 0, 0.0
     for name, cost, flops, tokens in points:
         (x, y), (_, z) = place(cost, flops), place(cost, tokens)
+        level = level + 1 if x - last < 45 else 0  # labels of neighbours stand above one another
+        top = min(top, y) if level else y
+        last, up = x, top - 8 - 14 * level
         marks += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2a6fb0"/>',
             f'<circle cx="{x:.1f}" cy="{z:.1f}" r="3" fill="none" stroke="#888"/>',
-            f'<text x="{x + 6:.1f}" y="{y - 6:.1f}">{name}</text>',
+            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x + 6:.1f}" y2="{up:.1f}" stroke="#bbb"/>',
+            f'<text x="{x + 7:.1f}" y="{up:.1f}">{name}</text>',
         ]
     grid = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -178,5 +183,5 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         + "".join(grid + marks)
         + '<text x="180" y="340">FLOPs of asking and scoring, per FLOP of training</text>'
         '<text x="64" y="20">to random\'s final loss, of random\'s: filled FLOPs, hollow training '
-        "tokens; labels: probes · tokens of each · reference documents</text></svg>\n"
+        "tokens</text></svg>\n"
     )

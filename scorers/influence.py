@@ -73,16 +73,16 @@ class Influence(FittedModelScorer):
     """How the pool is scored: extrapolated from labels, or every document labelled."""
     labels: Literal["linear", "exact"] = "linear"
     """How a document is labelled: to first order, or by taking the step."""
-    probes: str | int = "10%"
+    probes: str | int = "5%"
     """Documents of the pool that are labelled: a number, or a share of it."""
-    probe_tokens: int = 128
+    probe_tokens: int = 64
     """Tokens of a document that a label reads; 0: as many as the model does."""
     each: bool = False
     """Whether each reference gets utilities of its own (one more forward a label for each)."""
     reduction: Reduction = "token_mean"
     """How the losses of a reference's documents are averaged."""
-    reference_documents: int = 1024
-    """Documents of each reference that are used, the first ones."""
+    reference_documents: int = 64
+    """Documents of each reference that are used, the first ones (MATES: 1024)."""
     learning_rate: float = 1e-3
     """Of the probing step. Linear utilities are in proportion to it; with exact labels it should
     not be above the last rate of training, or the step overshoots."""

@@ -108,7 +108,7 @@ def test_direct_influence_asks_and_passes_twice_once_where_a_forward_is_shared(
 
 def test_ridge_passes_over_nothing_but_its_probes(folder: Path) -> None:
     asked = fit(probes="25%")
-    assert asked - fit(probes="5%") == pytest.approx(4 * 0.2 * POOL * 128 / 300)
+    assert asked - fit(probes="5%") == pytest.approx(4 * 0.2 * POOL * 64 / 300)
     ridge = {"reference": "aim", "probes": "25%"}
     step = {"score": ["influence", "loss"], "influence": ridge}
     found = flops(plan(folder, step))
