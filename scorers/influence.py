@@ -58,6 +58,8 @@ from foresift.pipeline.tables import Column
 from foresift.scorers._influence import SAMPLE, SETTLING, Fit
 from foresift.scorers._probing import labels_of
 
+#: documents that are labelled where `probes` is a share of a pool
+LEAST = 40
 #: tokens of a document, where a cost is guessed before anything is read
 TOKENS = 300
 BERT = "google-bert/bert-base-uncased"
@@ -74,7 +76,7 @@ class Influence(FittedModelScorer):
     labels: Literal["linear", "exact"] = "linear"
     """How a document is labelled: to first order, or by taking the step."""
     probes: str | int = "5%"
-    """Documents of the pool that are labelled: a number, or a share of it."""
+    """Documents of the pool that are labelled: a number, or a share of it but at least 40."""
     probe_tokens: int = 64
     """Tokens of a document that a label reads; 0: as many as the model does."""
     each: bool = False
@@ -139,6 +141,8 @@ class Influence(FittedModelScorer):
         if pool == 0:
             raise DataError("the pool is empty: nothing is left to score", where="influence")
         number = pool if self.method == "direct" else sampling.count(self.probes, pool)
+        if sampling.share(self.probes, "probes").relative:  # a share of a small pool is no sample
+            number = max(number, min(pool, LEAST))
         if self.method != "direct" and number < min(pool, 20):
             raise DataError(
                 f"{number} probes of {pool} documents; an influence model needs at least 20 labels",

@@ -279,9 +279,15 @@ def test_an_encoder_that_does_not_load_is_found_before_labels_are_taken(
 
 
 def test_fewer_than_twenty_probes_are_refused(tmp_path: Path, pool: Path, aim: Path) -> None:
-    said = refused(tmp_path, scoring(pool, str(aim), probes="40%")).splitlines()[-1]
+    said = refused(tmp_path, scoring(pool, str(aim), probes=16)).splitlines()[-1]
     assert said.startswith("DataError influence.probes: 16 probes of 40 documents")
     assert unscored(tmp_path)
+
+
+def test_a_share_of_a_small_pool_is_all_of_it(tmp_path: Path, pool: Path, aim: Path) -> None:
+    done = go(scoring(pool, str(aim), probes="5%"), tmp_path / "out")
+    facts = next(s for s in done.manifest["steps"] if s["name"] == "influence")["facts"]
+    assert (facts["method"], facts["probes"]) == ("direct", 40)
 
 
 def test_a_small_pool_is_scored_directly(tmp_path: Path, aim: Path) -> None:
