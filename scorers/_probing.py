@@ -25,7 +25,7 @@ from foresift.pipeline.lm.gradients.adamw import AdamW, Moments, load_moments
 from foresift.pipeline.lm.gradients.reference import Reduction, ReferenceSet, reference_set
 from foresift.pipeline.lm.model import Loaded, ModelSpec, load
 from foresift.pipeline.nouns import Facts, Reference, Resources
-from foresift.pipeline.store import shard_facts, write_shard
+from foresift.pipeline.store import write_shard
 from foresift.pipeline.tables import ID
 
 Floats = npt.NDArray[np.float64]
@@ -152,9 +152,3 @@ def _vectors(values: Floats) -> pa.Array:
 def resources(spec: ModelSpec, loaded: Loaded) -> Resources:
     """What a labelling worker holds."""
     return Resources(cpus=spec.threads, gpus=1.0 if loaded.device.startswith("cuda") else 0.0)
-
-
-__all__ = [
-    "CHUNK", "Aim", "Label", "check_weights", "chunks", "moments_of", "part", "read_labels",
-    "resources", "shard_facts", "shorter",
-]  # fmt: skip

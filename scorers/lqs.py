@@ -44,11 +44,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foresift.pipeline import references, sampling
+from foresift.pipeline import sampling
 from foresift.pipeline.errors import DataError, placed
 from foresift.pipeline.lm.encode import Encoded, encode
 from foresift.pipeline.lm.forward import cpu_threads
-from foresift.pipeline.lm.gradients.reference import Reduction, ReferenceSet, reference_set
+from foresift.pipeline.lm.gradients.reference import Reduction
 from foresift.pipeline.lm.gradients.samples import Parameters
 from foresift.pipeline.lm.model import load
 from foresift.pipeline.lm.regress import Ridge, ngram_features
@@ -58,6 +58,7 @@ from foresift.pipeline.references import Aims
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts, shard_facts, write_shard
 from foresift.pipeline.tables import ID, Column
+from foresift.scorers._probing import Aim
 from foresift.scorers._trajectory import Folder, LanguageModel, backward, bounds, forward
 
 Floats = npt.NDArray[np.float64]
@@ -255,13 +256,14 @@ class _Fit:
         part, tokenizer = self.part, self.loaded.tokenizer
         rng = self.rng.at("inner")
         table = sampling.draw(self.look.corpus, part.steps * part.batch, rng.at("pass", 0))
-        aims: list[tuple[ReferenceSet, float]] = []
-        for each in self.look.references:
-            documents = references.load(each).slice(0, part.reference_documents)
-            found = encode(documents, tokenizer, self.spec)
-            aims.append((reference_set(found, part.reduction, each.name), each.weight))
+        aim = Aim(self.look.references, part.reduction, part.reference_documents)
         inner = inner_batches(table["id"], part.steps, part.batch, rng)
-        return LanguageModel(self.loaded, encode(table, tokenizer, self.spec), inner, aims)
+        return LanguageModel(
+            self.loaded,
+            encode(table, tokenizer, self.spec),
+            inner,
+            aim.sets(self.loaded, self.spec),
+        )
 
     def _labels(self) -> Floats:
         tables = [pq.read_table(self._visit(t)) for t in self.visits]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from foresift.pipeline.corpus import Corpus
-from foresift.pipeline.store import Facts, StepDir
+from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import hex_id
 from foresift.stages.report import charts
-from foresift.stages.report.contents import Contents
+from foresift.stages.report.contents import Contents, fields
 from foresift.stages.report.examples import texts_of
 
 LARGEST = 5
@@ -90,7 +88,7 @@ def bins(sizes: Mapping[int, int]) -> list[Bin]:
 def _largest(contents: Contents, step: Facts) -> list[Cluster]:
     """The documents kept of the largest clusters, text included."""
     path = contents.directory(step)
-    if not contents.lies_beside(path) or "cluster_size" not in _names(path):
+    if not contents.lies_beside(path) or "cluster_size" not in fields(path):
         return []
     names = {"size": (path, "cluster_size"), "kept": (path, "kept")}
     corpus = Corpus(contents.base, {f"dedup.{n}": place for n, place in names.items()})
@@ -111,8 +109,3 @@ def _largest(contents: Contents, step: Facts) -> list[Cluster]:
         Cluster(-size, hex_id(identity)[:12], source, texts.get((number, row), ""))
         for size, number, row, identity, source in best
     ]
-
-
-def _names(path: Path) -> list[str]:
-    shards = StepDir(path).shards()
-    return list(pq.read_schema(shards[0]).names) if shards else []

@@ -136,11 +136,11 @@ class Contents:
         """Where a step of the selection found the column `name` (`<step>.<column>`)."""
         owner, dot, field = name.rpartition(".")
         if not dot:
-            return Place(self.base, name, 0) if name in _fields(self.base) else None
+            return Place(self.base, name, 0) if name in fields(self.base) else None
         steps = self.line(MAIN)
         for step in reversed(steps[: steps.index(reader)]):
             path = self.directory(step)
-            if step["name"] == owner and self.lies_beside(path) and field in _fields(path):
+            if step["name"] == owner and self.lies_beside(path) and field in fields(path):
                 return Place(path, field, step["round"])
         return None
 
@@ -193,7 +193,8 @@ def _numbers(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
         )
 
 
-def _fields(path: Path) -> list[str]:
+def fields(path: Path) -> list[str]:
+    """The columns in a step's sidecars; none where it has no shard."""
     shards = StepDir(path).shards()
     return list(pq.read_schema(shards[0]).names) if shards else []
 

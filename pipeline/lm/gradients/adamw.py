@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from foresift.pipeline.errors import ModelError
-from foresift.pipeline.lm.gradients.samples import trainable
+from foresift.pipeline.lm.gradients.samples import norm, trainable
 from foresift.pipeline.lm.model import ModelSpec, local
 
 OPTIMIZER = "optimizer.safetensors"
@@ -129,8 +129,8 @@ def preconditioned(gradient: Tensors, moments: Moments | None, rule: AdamW) -> T
 
 def clip_factor(gradient: Mapping[str, torch.Tensor], rule: AdamW) -> float:
     """What a gradient is multiplied with so that its norm is at most `clip`."""
-    norm = sum(float(g.double().square().sum()) for g in gradient.values()) ** 0.5
-    return min(1.0, rule.clip / norm) if rule.clip and norm > 0 else 1.0
+    length = norm(gradient)
+    return min(1.0, rule.clip / length) if rule.clip and length > 0 else 1.0
 
 
 def update(

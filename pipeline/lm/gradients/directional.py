@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,12 +30,11 @@ import torch
 from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.encode import Encoded
 from foresift.pipeline.lm.forward import compute
-from foresift.pipeline.lm.gradients.samples import trainable
+from foresift.pipeline.lm.gradients.samples import Direction, norm, trainable
 from foresift.pipeline.lm.model import Loaded
 from foresift.pipeline.lm.signals import Signals
 
 Floats = npt.NDArray[np.float64]
-Direction = Mapping[str, torch.Tensor]
 #: relative steps that are tried, by the precision of the weights
 STEPS = {torch.float32: (1e-4, 3e-4, 1e-3), torch.float64: (1e-6, 1e-5, 1e-4)}
 COARSE = (1e-3, 3e-3, 1e-2)
@@ -61,12 +60,10 @@ class Step:
 
 def step_size(model: Any, direction: Direction, relative: float) -> float:
     """e with |e d| = r |theta|."""
-    parameters = trainable(model)
-    theta = sum(float(p.detach().double().square().sum()) for p in parameters.values()) ** 0.5
-    length = sum(float(d.double().square().sum()) for d in direction.values()) ** 0.5
+    length = norm(direction)
     if not (np.isfinite(length) and length > 0):
         raise ModelError(f"a direction of length {length} leads nowhere", where="direction")
-    return float(relative * theta / length)
+    return relative * norm(trainable(model)) / length
 
 
 @contextlib.contextmanager

@@ -43,9 +43,9 @@ from foresift.pipeline.lm.gradients.adamw import (
 )
 from foresift.pipeline.lm.gradients.directional import Step, choose_step, means, slopes
 from foresift.pipeline.lm.gradients.ghost import ghost
+from foresift.pipeline.lm.gradients.hessian import loss_gradient
 from foresift.pipeline.lm.gradients.oracle import per_sample_gradients
 from foresift.pipeline.lm.gradients.reference import BACKWARD_TOKENS, ReferenceSet
-from foresift.pipeline.lm.gradients.samples import sample_losses, trainable
 from foresift.pipeline.lm.model import Loaded
 from foresift.pipeline.store import publish, temporary, write_json
 
@@ -166,19 +166,13 @@ def exact(
 
     The model is the same afterwards, bit for bit; a document's label does not depend on others.
     """
-    parameters, snapshot = trainable(loaded.model), Snapshot(loaded.model)
+    snapshot = Snapshot(loaded.model)
     before = np.array([references.loss(aim, loaded, batch_tokens) for aim in aims])
     found = np.full((len(encoded), len(aims)), np.nan)
     counted = np.add.reduceat(np.append(encoded.counts, False), encoded.offsets[:-1])
     for row in np.flatnonzero((encoded.lengths > 0) & (counted > 0)):
         batch = next(batches(encoded, np.array([row]), 1))
-        with torch.enable_grad():
-            loss = sample_losses(loaded.model, batch).sum()
-            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        gradient = {
-            n: torch.zeros_like(p) if g is None else g
-            for (n, p), g in zip(parameters.items(), grads, strict=True)
-        }
+        gradient = loss_gradient(loaded.model, batch, [1.0])
         try:
             snapshot.step(gradient, moments, rule)
             after = [references.loss(aim, loaded, batch_tokens) for aim in aims]

@@ -23,8 +23,9 @@ from foresift.pipeline.lm.batches import batches
 from foresift.pipeline.lm.encode import Encoded
 from foresift.pipeline.lm.gradients import reference as references
 from foresift.pipeline.lm.gradients.adamw import AdamW, Moments, Snapshot, Tensors, clip_factor
+from foresift.pipeline.lm.gradients.hessian import loss_gradient
 from foresift.pipeline.lm.gradients.reference import ReferenceSet
-from foresift.pipeline.lm.gradients.samples import sample_losses, trainable
+from foresift.pipeline.lm.gradients.samples import trainable
 from foresift.pipeline.lm.model import Loaded
 
 Floats = npt.NDArray[np.float64]
@@ -80,7 +81,8 @@ def increments(
         for rows in rollouts:
             losses = [start]
             for row in rows:
-                run.step(_gradient(encoded, row, loaded))
+                batch = next(batches(encoded, np.array([row]), 1))
+                run.step(loss_gradient(loaded.model, batch, [1.0]))
                 losses.append(_loss(aims, loaded))
             found.append(-np.diff(np.array(losses)))
             run.reset()
@@ -91,12 +93,3 @@ def increments(
 
 def _loss(aims: Sequence[tuple[ReferenceSet, float]], loaded: Loaded) -> float:
     return sum(weight * references.loss(aim, loaded) for aim, weight in aims)
-
-
-def _gradient(encoded: Encoded, row: int, loaded: Loaded) -> Tensors:
-    parameters = trainable(loaded.model)
-    batch = next(batches(encoded, np.array([row]), 1))
-    with torch.enable_grad():
-        loss = sample_losses(loaded.model, batch).sum()
-        found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return dict(zip(parameters, found, strict=True))
