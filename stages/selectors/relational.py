@@ -50,11 +50,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foresift.pipeline.cells import spherical_kmeans
 from foresift.pipeline.choice import scores
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
 from foresift.pipeline.tables import id_words
-from foresift.stages.selectors._kmeans import Rows, Vectors, spherical_kmeans, unit, unit_vectors
+from foresift.pipeline.vectors import Matrix, Rows, unit, unit_vectors
 from foresift.stages.selectors._ranking import NO_SCORE, Floats
 
 GRAM_ROWS = 2048
@@ -116,7 +117,7 @@ class Relational(Selector):
         return replace(choice, facts={**choice.facts, **facts})
 
     def _clusters(
-        self, table: pa.Table, by_id: Rows, utility: Floats, vectors: Vectors, rng: Rng
+        self, table: pa.Table, by_id: Rows, utility: Floats, vectors: Matrix, rng: Rng
     ) -> tuple[Rows, npt.NDArray[np.object_]]:
         """The cluster of each row in the order of ids, or -1 and the reason why it has none."""
         cluster = np.zeros(len(by_id), dtype=np.int64)
@@ -173,7 +174,7 @@ def learned(table: pa.Table, value: float | str) -> float:
 
 
 def preference(
-    utility: Floats, vectors: Vectors, cluster: Rows, costs: Rows, alpha: float, tau: float
+    utility: Floats, vectors: Matrix, cluster: Rows, costs: Rows, alpha: float, tau: float
 ) -> Rows:
     """All rows that have a cluster, best first; rows stand by id."""
     eligible = cluster >= 0
@@ -191,7 +192,7 @@ def preference(
     return np.concatenate([interleave(queues, costs), rest])
 
 
-def ranking(utility: Floats, vectors: Vectors, alpha: float, tau: float) -> tuple[Rows, Floats]:
+def ranking(utility: Floats, vectors: Matrix, alpha: float, tau: float) -> tuple[Rows, Floats]:
     """The picks of one cluster and the value r u of each when it was picked.
 
     Rows stand by utility, largest first, all above 0; among equal values the earlier row is picked.

@@ -12,8 +12,8 @@ import pytest
 
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.nouns import Budget, Choice, Rng
+from foresift.pipeline.vectors import unit
 from foresift.stages.selectors import relational
-from foresift.stages.selectors._kmeans import cluster_count, spherical_kmeans, unit
 from foresift.stages.selectors.relational import Relational, ranking
 from foresift.stages.selectors.topk import TopK
 from tests.stages.selectors.tables import corpus, ids, kept_ids
@@ -328,22 +328,6 @@ def test_computed_clusters_equal_given_ones() -> None:
     table = table.append_column("c", pa.array(side > 0))
     computed = select(Relational(by="u", embedding="e", clusters=2), table)
     np.testing.assert_array_equal(computed.rank, select(ONE, table).rank)
-
-
-def test_kmeans_has_come_to_rest_at_unit_centroids() -> None:
-    rng = np.random.default_rng(0)
-    near, far = np.eye(4)[0] + 0.05 * rng.standard_normal((250, 4)), rng.standard_normal((250, 4))
-    vectors = unit(np.concatenate([near, far])).astype(np.float32)
-    found = spherical_kmeans(vectors, 6, Rng(1))
-    centroids = unit(np.stack([vectors[found == k].sum(axis=0) for k in range(6)]))
-    np.testing.assert_array_equal((vectors @ centroids.T).argmax(axis=1), found)
-    np.testing.assert_array_equal(found, spherical_kmeans(vectors, 6, Rng(1)))
-    assert (found != spherical_kmeans(vectors, 6, Rng(2))).any()
-
-
-def test_the_default_number_of_clusters() -> None:
-    assert [cluster_count(n) for n in (0, 1, 2, 8, 20_000)] == [1, 1, 1, 2, 100]
-    assert cluster_count(10**12) == 10_000
 
 
 # -- bad input ---------------------------------------------------------------------------------
