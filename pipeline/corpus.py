@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from foresift.pipeline.errors import StoreError
 from foresift.pipeline.store import StepDir, shard_facts
 from foresift.pipeline.tables import BASE, CONTENT, ID
+from foresift.pipeline.vectors import spooled
 
 #: the columns of every decision sidecar (dedup and select); a part may add its own
 DECISION = {
@@ -98,7 +100,7 @@ class Shard:
         wanted = list(dict.fromkeys(["id", *columns]))
         beside = self.load(wanted)
         start = 0
-        source = self.content_batches() if content else _slices(beside.select([]), self.rows)
+        source = self.content_batches() if content else _slices(beside, self.rows)
         for batch in source:
             rows = np.flatnonzero(alive[start : start + batch.num_rows])
             here = beside.slice(start, batch.num_rows)
@@ -185,19 +187,34 @@ class Corpus:
             )
         return found
 
-    def table(self, columns: Sequence[str]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    def table(
+        self, columns: Sequence[str], scratch: Path | None = None
+    ) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """Columns of all alive rows, and [n, 2] of (shard number, row): the one global read.
 
         Costs memory in proportion to rows x columns asked for (about 1 % of the text), never text.
+        Columns of vectors are the exception: given `scratch`, a table with such columns is written
+        to that file, which is removed once it is mapped into memory.
         """
-        tables, places = [], []
-        for number, shard in enumerate(self.shards()):
-            rows = np.flatnonzero(shard.alive())
-            tables.append(shard.load(list(dict.fromkeys(["id", *columns]))).take(pa.array(rows)))
-            places.append(np.stack([np.full(len(rows), number), rows], axis=1))
-        if not tables:
+        wanted, places = list(dict.fromkeys(["id", *columns])), []
+
+        def tables() -> Iterator[pa.Table]:
+            for number, shard in enumerate(self.shards()):
+                rows = np.flatnonzero(shard.alive())
+                places.append(np.stack([np.full(len(rows), number), rows], axis=1))
+                yield shard.load(wanted).take(pa.array(rows))
+
+        found = tables()
+        first = next(found, None)
+        if first is None:
             return pa.table({"id": pa.array([], ID)}), np.empty((0, 2), dtype=np.int64)
-        return pa.concat_tables(tables), np.concatenate(places).astype(np.int64)
+        every = itertools.chain([first], found)
+        if scratch is not None and any(pa.types.is_nested(field.type) for field in first.schema):
+            table = spooled(every, wanted, scratch)
+            scratch.unlink()
+        else:
+            table = pa.concat_tables(every)
+        return table, np.concatenate(places).astype(np.int64)
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foresift.pipeline.corpus import DECISION, Corpus
@@ -68,7 +67,7 @@ def _select(step: Step, job: Job) -> Facts:
     part = cast(Selector, step.part)
     corpus = step.inputs.corpus
     assert corpus is not None
-    table, places = corpus.table(["n_tokens", *step.reads])
+    table, places = corpus.table(["n_tokens", *step.reads], temporary(step.path / "columns"))
     choice = part.select(table, step.budget, step.rng)
     n_tokens = np.asarray(table["n_tokens"], dtype=np.int64)
     columns = {
@@ -118,8 +117,11 @@ def _order(step: Step, job: Job) -> Facts:
     part = cast(Order, step.part)
     corpus = step.inputs.corpus
     assert corpus is not None
-    table, places = corpus.table(["n_tokens", *step.reads])
+    table, places = corpus.table(["n_tokens", *step.reads], temporary(step.path / "columns"))
     permutation = part.order(table, step.rng)
+    times = np.bincount(permutation, minlength=table.num_rows)
+    assert times.min(initial=1) > 0, f"{step.label}: a row has no place"
+    assert part.repeats or times.max(initial=1) == 1, f"{step.label}: a row has two places"
     weights = _weights(corpus, places)
     plan = pa.table(
         {
@@ -135,7 +137,9 @@ def _order(step: Step, job: Job) -> Facts:
     partial = temporary(path)
     pq.write_table(plan, partial, compression="zstd")
     publish(partial, path)
-    return {"rows": plan.num_rows, "n_tokens": int(pc.sum(table["n_tokens"]).as_py() or 0)}
+    tokens = np.asarray(table["n_tokens"], dtype=np.int64)
+    facts = {"rows": plan.num_rows, "n_tokens": int(tokens[permutation].sum())}
+    return facts | ({"documents": table.num_rows} if part.repeats else {})
 
 
 def _weights(corpus: Corpus, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

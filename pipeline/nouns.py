@@ -2,6 +2,7 @@
 
     Scorer        score(batch) -> {column: array}                  numbers beside rows
     FittedScorer  fit(tables, out), score(batch, out)              looks at the corpus first
+    AimedScorer   fit(tables, references, out), score(batch, out)  ... and at references
     ModelScorer   score(tokens, signals) -> {column: array}        reads the shared model pass
     FittedModelScorer  fit(look, out), score(window, out)          asks the model, references first
     Selector      select(table, budget, rng) -> Choice             columns in, decision out
@@ -13,12 +14,11 @@ Every scorer is pure: the same row gives the same numbers in any batch, order or
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,13 @@ import pyarrow as pa
 
 from foresift.pipeline.choice import Budget, Choice
 from foresift.pipeline.corpus import Corpus, Shard
+from foresift.pipeline.job import SMALL_BYTES, Engine, Job, Progress, Resources, silent
 from foresift.pipeline.parts import Part
 from foresift.pipeline.rng import Rng
-from foresift.pipeline.store import Facts, StepDir, shard_facts
+from foresift.pipeline.store import Facts, StepDir
 from foresift.pipeline.tables import Column
 
 if TYPE_CHECKING:
-    from foresift.pipeline.beside import Beside
     from foresift.pipeline.lm.model import ModelSpec
     from foresift.pipeline.lm.signals import Signals, Tokens, Window
 
@@ -61,14 +61,20 @@ class FittedScorer(Part):
 
     columns: ClassVar[Mapping[str, Column]]
 
+    reads_content: ClassVar[bool] = True
+    """False where the columns in `needs` are all that is read."""
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns read besides `id` and the content."""
         return ()
 
     @abstractmethod
-    def fit(self, tables: Iterable[pa.Table], out: Path) -> None:
-        """Look at every alive row once, in order, and write what was learned under `out`."""
+    def fit(self, tables: Iterable[pa.Table], out: Path) -> Facts | None:
+        """Look at every alive row once, in order, and write what was learned under `out`.
+
+        Facts become part of the step's; the sentences in `warnings` among them are shown.
+        """
 
     @abstractmethod
     def score(self, batch: pa.Table, out: Path) -> Arrays:
@@ -104,6 +110,40 @@ class Reference:
     corpus: Corpus
     """Its alive rows; what was held out of it is for evaluation only."""
     weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AimedScorer(Part):
+    """A fitted scorer that compares rows with references, without a model."""
+
+    columns: ClassVar[Mapping[str, Column]]
+    reads_content: ClassVar[bool] = True
+    """False where the columns in `needs` are all that is read."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns read besides `id` and the content."""
+        return ()
+
+    @property
+    @abstractmethod
+    def aims(self) -> Any:
+        """The references as the recipe gives them (see `references.py`)."""
+
+    @property
+    def aim_needs(self) -> tuple[str, ...]:
+        """Columns of the references that are read, given by earlier steps with their `data:`."""
+        return ()
+
+    @abstractmethod
+    def fit(
+        self, tables: Iterable[pa.Table], references: tuple[Reference, ...], out: Path
+    ) -> Facts | None:
+        """As FittedScorer.fit, with the references to look at."""
+
+    @abstractmethod
+    def score(self, batch: pa.Table, out: Path) -> Arrays:
+        """As Scorer.score, given what `fit` wrote."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +226,9 @@ class Selector(Part):
 class Order(Part):
     """Arranges chosen rows."""
 
+    repeats: ClassVar[bool] = False
+    """True declares a schedule in which rows come again; every row still comes at least once."""
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns read besides `id`."""
@@ -193,7 +236,7 @@ class Order(Part):
 
     @abstractmethod
     def order(self, table: pa.Table, rng: Rng) -> npt.NDArray[np.int64]:
-        """A permutation of the rows of `table`: position -> row number."""
+        """Position -> row number of `table`: a permutation, unless `repeats`."""
 
 
 @dataclass(frozen=True)
@@ -227,91 +270,9 @@ class Stage(Part):
         """Do the work; the facts returned become `stage.json`."""
 
 
-#: bytes of content below which starting processes costs more than they save
-SMALL_BYTES = 48 << 20
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one worker of a job holds."""
-
-    cpus: int = 1
-    gpus: float = 0.0
-    small: bool = False
-    """True where the whole job is less work than starting processes for it."""
-
-
-class Engine(Protocol):
-    """Maps a picklable task over items, in any order, each at least once."""
-
-    def map(
-        self, task: Callable[[Any], Facts], items: Sequence[Any], resources: Resources
-    ) -> Iterator[tuple[int, Facts]]:
-        """Yield (position, facts) as items finish."""
-
-
-class Progress(Protocol):
-    """Told how far a job is."""
-
-    def __call__(self, done: int, total: int, label: str) -> None: ...
-
-
-def silent(done: int, total: int, label: str) -> None:
-    """A progress that says nothing."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a stage may use besides its inputs: an engine, randomness, a progress bar, a log."""
-
-    engine: Engine
-    rng: Rng
-    progress: Progress = silent
-    log: logging.Logger = field(default_factory=lambda: logging.getLogger("foresift"))
-    beside: Beside | None = None
-    """Scores that a reader may take as it reads."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds by kind of work, for the manifest: facts know no clock."""
-
-    def map(
-        self,
-        task: Callable[[Any], Facts],
-        items: Sequence[Any],
-        resources: Resources = Resources(),
-        label: str = "",
-        done: int = 0,
-    ) -> list[Facts]:
-        """Run `task` on every item; facts in item order. `done` items were finished before."""
-        found: list[Facts] = [{} for _ in items]
-        total = done + len(items)
-        self.progress(done, total, label)
-        for position, facts in self.engine.map(task, items, resources):
-            found[position] = facts
-            done += 1
-            self.progress(done, total, label)
-        return found
-
-    def map_shards(
-        self,
-        task: Callable[[Any], Facts],
-        items: Sequence[Any],
-        paths: Sequence[Path],
-        resources: Resources = Resources(),
-        label: str = "",
-    ) -> list[Facts]:
-        """Run `task` on the items whose path does not exist yet; return all facts in item order.
-
-        The task must publish `paths[i]` with a ShardWriter; that file's own facts are returned.
-        """
-        missing = [i for i, path in enumerate(paths) if not path.exists()]
-        done = len(items) - len(missing)
-        self.map(task, [items[i] for i in missing], resources, label, done)
-        return [shard_facts(path) for path in paths]
-
-
 __all__ = [
-    "SMALL_BYTES", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine", "Facts",
-    "FittedModelScorer", "FittedScorer", "Inputs", "Job", "Look", "ModelScorer", "Order", "Part",
-    "Progress", "Reference", "Resources", "Rng", "Scorer", "Selector", "Shard", "Stage",
+    "SMALL_BYTES", "AimedScorer", "Arrays", "Budget", "Choice", "Column", "Corpus", "Engine",
+    "Facts", "FittedModelScorer", "FittedScorer", "Inputs", "Job", "Look", "ModelScorer", "Order",
+    "Part", "Progress", "Reference", "Resources", "Rng", "Scorer", "Selector", "Shard", "Stage",
     "StepDir", "silent",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from foresift.pipeline.choice import Budget
 from foresift.pipeline.corpus import DECISION, Corpus
 from foresift.pipeline.errors import RecipeError, nearest
 from foresift.pipeline.evaluation import Evaluate, arm_specs
-from foresift.pipeline.nouns import FittedModelScorer, Inputs, ModelScorer, Reference
+from foresift.pipeline.nouns import AimedScorer, FittedModelScorer, Inputs, ModelScorer, Reference
 from foresift.pipeline.parts import Part, digest, find
 from foresift.pipeline.plan import MAIN, Evaluation, Line, Model, Plan, Step
 from foresift.pipeline.recipe import Evidence, Recipe, StepSpec, step_of
@@ -145,7 +145,7 @@ class _Planner:
             rng = line.rng.at("score", name, number)
             before = self._before(corpus, name, part) if asked else None
             key = [rng.key, before.fingerprint if before else None] if asked else []
-            found = [(a.name, a.weight, self._lineage(a.corpus)) for a in aims]
+            found = [(a.name, a.weight, self._aim(part, a, where)) for a in aims]
             lineage = [self._lineage(corpus, reads), model.digest if model else None]
             fp = digest(["score", part.fingerprint, *lineage, *found, *key])
             spec_of = model.spec if model else None
@@ -166,7 +166,8 @@ class _Planner:
 
     def _references(self, part: Part, line: Line, where: str) -> tuple[Reference, ...]:
         """The data sets a scorer aims at; those named by their files are read like any other."""
-        value, found = part.aims if isinstance(part, FittedModelScorer) else None, []
+        aimed = isinstance(part, (AimedScorer, FittedModelScorer))
+        value, found = cast(Any, part).aims if aimed else None, []
         known = [name for name in line.views if name == "data" or name in self.recipe.datasets]
         for aim in [] if value is None else aim_specs(value, known, where):
             name = aim.name
@@ -177,6 +178,13 @@ class _Planner:
                     self._read(name, spec, line)
             found.append(Reference(aim.name, line.views[name], aim.weight))
         return tuple(found)
+
+    def _aim(self, part: Part, aim: Reference, where: str) -> str:
+        """What a reference is, the columns that are read of it included."""
+        wanted = part.aim_needs if isinstance(part, AimedScorer) else ()
+        return self._lineage(
+            aim.corpus, self._columns(aim.corpus, wanted, f"{where}, reference {aim.name}")
+        )
 
     def _decide(self, spec: StepSpec, line: Line, number: int) -> None:
         name, part = spec.parts[0]

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.errors import DataError, RecipeError, nearest
-from foresift.pipeline.nouns import Look, Reference
+from foresift.pipeline.nouns import Reference
 from foresift.pipeline.tables import ID, content_columns
 
 #: what a reference may be in a recipe
@@ -112,18 +112,18 @@ def load(reference: Reference, least: int = 2) -> pa.Table:
     return pa.concat_tables([t.select(["id", *names]) for t in found]).unify_dictionaries()
 
 
-def check_apart(look: Look) -> None:
+def check_apart(corpus: Corpus, references: Sequence[Reference]) -> None:
     """DataError where a document of a reference, held out or not, lies in the pool as well."""
-    theirs = [_ids(r.corpus) for r in look.references]
+    theirs = [_ids(r.corpus) for r in references]
     shared: list[list[str]] = [[] for _ in theirs]
-    for shard in look.corpus.shards():
+    for shard in corpus.shards():
         rows = pa.array(np.flatnonzero(shard.alive()))
         table = shard.load(["id", "source"]).take(rows)
         for ids, found in zip(theirs, shared, strict=True):
             here = table.filter(pc.is_in(table["id"], ids))
             names = zip(here["id"].to_pylist(), here["source"].to_pylist(), strict=True)
             found += [f"{key.hex()} ({source})" for key, source in names]
-    for reference, found in zip(look.references, shared, strict=True):
+    for reference, found in zip(references, shared, strict=True):
         if found:
             more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
             raise DataError(

@@ -28,6 +28,7 @@ from foresift.pipeline.corpus import Corpus, Shard
 from foresift.pipeline.lm.model import ModelSpec
 from foresift.pipeline.nouns import (
     SMALL_BYTES,
+    AimedScorer,
     FittedModelScorer,
     FittedScorer,
     Job,
@@ -72,7 +73,8 @@ class ScoreShard:
         sidecars = [Sidecar(self.parts[i], self.outs[i]) for i in missing]
         needs = sorted({c for s in sidecars for c in cast(Any, s.part).needs})
         tokens = 0
-        for table, rows in shard.stream(needs):
+        content = self.model is not None or any(_reads_content(s.part) for s in sidecars)
+        for table, rows in shard.stream(needs, content=content):
             scored, read = self._score(table, sidecars)
             tokens += read
             for sidecar, found in zip(sidecars, scored, strict=True):
@@ -94,11 +96,15 @@ class ScoreShard:
             return found, int(seen.tokens.lengths.sum())
         plain = []
         for s in sidecars:
-            if isinstance(s.part, FittedScorer):
+            if isinstance(s.part, (FittedScorer, AimedScorer)):
                 plain.append(s.part.score(table, s.fitted))
             else:
                 plain.append(cast(Any, s.part).score(table))
         return plain, 0
+
+
+def _reads_content(part: Part) -> bool:
+    return bool(getattr(part, "reads_content", True))
 
 
 class Sidecar:
@@ -155,8 +161,8 @@ def score(steps: Sequence[Step], job: Job) -> list[Facts]:
     corpus = steps[0].inputs.corpus
     assert corpus is not None
     for step in steps:
-        if isinstance(step.part, FittedScorer):
-            _fit(step, corpus)
+        if isinstance(step.part, (FittedScorer, AimedScorer)):
+            _fit(step, corpus, job)
         elif isinstance(step.part, FittedModelScorer):
             _ask(step, corpus, replace(job, rng=step.rng))
     model = steps[0].inputs.model
@@ -174,7 +180,8 @@ def _facts(step: Step) -> Facts:
     """Counts over the shards, what fitting said, and what the model pass took."""
     facts = add_counts(shard_facts(p) for p in StepDir(step.path).shards())
     if step.inputs.model is None:
-        return facts
+        told = step.path / FITTED / FACTS
+        return facts | (read_json(told) if told.exists() else {})
     from foresift.pipeline.estimate import count_parameters
 
     part, fitted = cast(Any, step.part), step.path / FITTED
@@ -198,7 +205,7 @@ def _ask(step: Step, corpus: Corpus, job: Job) -> None:
     before = step.inputs.previous
     previous = before / FITTED if before else None
     look = Look(corpus, step.inputs.references, model, job, previous)
-    check_apart(look)
+    check_apart(look.corpus, look.references)
     fitted.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     facts = part.fit(look, fitted)
@@ -206,18 +213,29 @@ def _ask(step: Step, corpus: Corpus, job: Job) -> None:
     job.seconds["fit"] = job.seconds.get("fit", 0.0) + time.perf_counter() - began
 
 
-def _fit(step: Step, corpus: Corpus) -> None:
+def _fit(step: Step, corpus: Corpus, job: Job) -> None:
     """Let a scorer look at every alive row once; what it learned appears whole or not at all."""
-    part = cast(FittedScorer, step.part)
+    part, references = step.part, step.inputs.references
     fitted = step.path / FITTED
     if fitted.exists():
         return
     partial = temporary(fitted)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tables = (t for s in corpus.shards() for t, _ in s.stream(part.needs))
-    part.fit(tables, partial)
+    content = _reads_content(part)
+    needs = cast(Any, part).needs
+    tables = (t for s in corpus.shards() for t, _ in s.stream(needs, content=content))
+    began = time.perf_counter()
+    if isinstance(part, AimedScorer):
+        check_apart(corpus, references)
+        facts = part.fit(tables, references, partial)
+    else:
+        facts = cast(FittedScorer, part).fit(tables, partial)
+    for sentence in (facts or {}).get("warnings", []):
+        job.log.warning("%s: %s", step.label, sentence)
+    write_json(partial / FACTS, finite(facts or {}))
     partial.rename(fitted)
+    job.seconds["fit"] = job.seconds.get("fit", 0.0) + time.perf_counter() - began
 
 
 def _resources(corpus: Corpus, model: ModelSpec | None) -> Resources:

@@ -21,7 +21,15 @@ import pyarrow as pa
 from foresift.pipeline.lm.forward import score_window
 from foresift.pipeline.lm.model import ModelSpec, load
 from foresift.pipeline.lm.signals import Window
-from foresift.pipeline.nouns import Arrays, Facts, FittedModelScorer, Job, Look, Reference
+from foresift.pipeline.nouns import (
+    AimedScorer,
+    Arrays,
+    Facts,
+    FittedModelScorer,
+    Job,
+    Look,
+    Reference,
+)
 from foresift.pipeline.references import aim_specs
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import finite
@@ -59,7 +67,9 @@ def model() -> ModelSpec:
 def _corpus(kind: str) -> Any:
     """The pool of a kind of content, or the reference."""
     if kind == "aim":
-        return make_corpus(folder() / kind, [AIM])
+        vectors = np.random.default_rng(5).standard_normal((len(AIM), samples.WIDTH))
+        column = pa.array(vectors.tolist(), pa.list_(pa.float32()))
+        return make_corpus(folder() / kind, [AIM], columns={"s.vector": [column]})
     sample = samples.table(kind)
     beside = {
         name: [sample[name].slice(0, SHORT), sample[name]]
@@ -86,9 +96,13 @@ def _short(kind: str) -> pa.Table:
 
 def look(part: FittedModelScorer, kind: str) -> Look:
     """What the planner and the engine would hand to `fit`."""
+    return Look(_corpus(kind), references(part), model(), Job(engine=Serial(), rng=Rng(7)))
+
+
+def references(part: AimedScorer | FittedModelScorer) -> tuple[Reference, ...]:
+    """The references that a part names: `aim`, with vectors beside it."""
     aims = [] if part.aims is None else aim_specs(part.aims, ["aim"], "contract")
-    references = tuple(Reference(a.name, _corpus("aim"), a.weight) for a in aims)
-    return Look(_corpus(kind), references, model(), Job(engine=Serial(), rng=Rng(7)))
+    return tuple(Reference(a.name, _corpus("aim"), a.weight) for a in aims)
 
 
 _FITS: dict[tuple[str, str], tuple[Path, Facts]] = {}

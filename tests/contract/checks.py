@@ -84,9 +84,24 @@ def _same(found: pa.Array, expected: pa.Array, close: float) -> bool:
     if pa.types.is_list(found.type):
         lengths = found.value_lengths().equals(expected.value_lengths())
         return lengths and _same(found.flatten(), expected.flatten(), close)
+    if pa.types.is_string(found.type):
+        return bool(found.equals(expected))
     a, b = (np.asarray(x.drop_null(), dtype=np.float64) for x in (found, expected))
     finite = np.abs(b[np.isfinite(b)])
     return np.allclose(a, b, rtol=0, atol=close * finite.max(initial=0), equal_nan=True)
+
+
+def fit_belongs_to_documents(
+    fit: Callable[[Sequence[Sequence[int]]], Score], columns: Mapping[str, Column], n: int
+) -> None:
+    """What is learned does not depend on the order of rows or on the batches they come in."""
+    order = np.random.default_rng(1).permutation(n).tolist()
+    once, again = (
+        stored(fit(batches)(range(n)), columns)
+        for batches in ([range(n)], [order[:20], order[20:33], order[33:]])
+    )
+    for name, values in once.items():
+        assert _same(again[name], values, 1e-6), f"{name} depends on the order of rows in `fit`"
 
 
 def says_what_it_asked(part: FittedModelScorer, out: Path, facts: Any) -> None:
@@ -215,11 +230,15 @@ def _decisions(ids: list[bytes], choice: Choice) -> list[tuple[Any, ...]]:
     return sorted(rows)
 
 
-def order_is_a_permutation(arrange: Arrange, n: int) -> None:
-    """Every row has one place, and the same ids come in the same order in any row order."""
+def order_is_a_permutation(arrange: Arrange, n: int, repeats: bool = False) -> None:
+    """Every row has one place (at least one, if the order declares repeats), whatever row order."""
     ids, order = arrange(range(n))
     assert order.dtype == np.int64
-    assert sorted(order.tolist()) == list(range(n)), "not a permutation"
+    if repeats:
+        assert set(order.tolist()) == set(range(n)), "a row has no place"
+        assert len(order) > n, "the example should repeat a row"
+    else:
+        assert sorted(order.tolist()) == list(range(n)), "not a permutation"
     other_ids, other = arrange(np.random.default_rng(0).permutation(n).tolist())
     assert [ids[i] for i in order] == [other_ids[i] for i in other], "depends on the order of rows"
     assert arrange([])[1].shape == (0,)

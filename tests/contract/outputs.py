@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from foresift.pipeline.nouns import (
+    AimedScorer,
     Arrays,
     Budget,
     Choice,
@@ -27,7 +28,7 @@ from foresift.pipeline.nouns import (
 )
 from foresift.pipeline.parts import digest
 from tests.contract import asked, samples
-from tests.contract.checks import written
+from tests.contract.checks import is_json, written
 from tests.contract.examples import build, on_disk
 
 CONTENT = ("text", "pair", "messages")
@@ -38,10 +39,18 @@ def fit(part: Any, kind: str, out: Path) -> Path:
     """Fit where that is needed; returns the folder that holds what was learned."""
     if isinstance(part, FittedModelScorer):
         return asked.fit(part, kind)
-    if isinstance(part, FittedScorer):
+    return fit_batches(part, kind, out, [range(samples.ROWS)])
+
+
+def fit_batches(part: Any, kind: str, out: Path, batches: Sequence[Sequence[int]]) -> Path:
+    """Fit to the sample, handed over in these batches of rows."""
+    if isinstance(part, (FittedScorer, AimedScorer)):
         out.mkdir(parents=True)
-        names = [*samples.content(kind).column_names, "id", *part.needs]
-        part.fit([samples.table(kind).select(list(dict.fromkeys(names)))], out)
+        names = [*samples.content(kind).column_names] if part.reads_content else []
+        table = samples.table(kind).select(list(dict.fromkeys([*names, "id", *part.needs])))
+        tables = iter([table.take(pa.array(rows, pa.int64())) for rows in batches])
+        aims = [asked.references(part)] if isinstance(part, AimedScorer) else []
+        is_json(part.fit(tables, *aims, out) or {})
     return out
 
 

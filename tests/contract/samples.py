@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from foresift.pipeline.lm.signals import DOCUMENT, TOKEN, VIEW, Signals, Tokens
-from foresift.pipeline.nouns import Arrays, FittedScorer, ModelScorer, Scorer
+from foresift.pipeline.nouns import AimedScorer, Arrays, FittedScorer, ModelScorer, Scorer
 from foresift.pipeline.tables import MESSAGES, content_bytes, content_ids
 
 ROWS = 48
@@ -122,13 +122,17 @@ def _blank(values: np.ndarray, base: str, counts: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    part: Scorer | FittedScorer | ModelScorer, rows: Sequence[int], kind: str, fitted: object = None
+    part: Scorer | AimedScorer | FittedScorer | ModelScorer,
+    rows: Sequence[int],
+    kind: str,
+    fitted: object = None,
 ) -> Arrays:
     """The scores of some rows of the sample, given only what the part says it needs."""
     if isinstance(part, ModelScorer):
         return part.score(*window(part, rows))
-    names = [*content(kind).column_names, "id", *part.needs]
+    names = [*content(kind).column_names] if getattr(part, "reads_content", True) else []
+    names += ["id", *part.needs]
     batch = table(kind).select(list(dict.fromkeys(names))).take(pa.array(rows, pa.int64()))
-    if isinstance(part, FittedScorer):
+    if isinstance(part, (AimedScorer, FittedScorer)):
         return part.score(batch, fitted)  # type: ignore[arg-type]
     return part.score(batch)

@@ -20,6 +20,7 @@ import torch
 
 from foresift.pipeline import parts
 from foresift.pipeline.nouns import (
+    AimedScorer,
     Choice,
     Column,
     FittedModelScorer,
@@ -67,6 +68,19 @@ def test_scores(verb: str, name: str, kind: str, tmp_path: Path) -> None:
 
 
 @every("score")
+def test_fits(verb: str, name: str, tmp_path: Path) -> None:
+    for number, part in enumerate(examples.build(verb, name)):
+        if isinstance(part, (AimedScorer, FittedScorer)):
+
+            def fit(batches: Any, part: Any = part, number: int = number) -> Any:
+                folder = tmp_path / f"{number}-{len(batches)}"
+                fitted = outputs.fit_batches(part, "text", folder, batches)
+                return lambda rows: outputs.measure(part, rows, "text", fitted)
+
+            checks.fit_belongs_to_documents(fit, part.columns, samples.ROWS)
+
+
+@every("score")
 @pytest.mark.parametrize("kind", outputs.CONTENT)
 def test_scorers_that_ask_the_model(verb: str, name: str, kind: str) -> None:
     for part in examples.build(verb, name):
@@ -97,7 +111,7 @@ def test_scorers_leave_their_input_alone(verb: str, name: str, tmp_path: Path) -
             )
         else:
             fitted = outputs.fit(part, "text", tmp_path / str(number))
-            extra = [fitted] if isinstance(part, FittedScorer) else []
+            extra = [fitted] if isinstance(part, (AimedScorer, FittedScorer)) else []
             use: Any = part
             checks.input_is_left_alone(
                 lambda t, use=use, extra=extra: use.score(t, *extra), samples.table()
@@ -128,7 +142,7 @@ def test_orders(verb: str, name: str) -> None:
     for part in examples.build(verb, name):
         use: Any = part
         checks.order_is_a_permutation(
-            lambda rows, use=use: outputs.arrange(use, rows), samples.ROWS
+            lambda rows, use=use: outputs.arrange(use, rows), samples.ROWS, use.repeats
         )
         checks.input_is_left_alone(lambda t, use=use: use.order(t, outputs.RNG), samples.table())
 

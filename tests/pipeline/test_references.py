@@ -10,12 +10,10 @@ import pytest
 
 from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.errors import DataError, RecipeError
-from foresift.pipeline.lm.model import ModelSpec
-from foresift.pipeline.nouns import Job, Look, Reference
+from foresift.pipeline.nouns import Reference
 from foresift.pipeline.references import AimSpec, aim_specs, check_apart, load, tables
-from foresift.pipeline.rng import Rng
 from foresift.pipeline.tables import content_ids
-from tests.corpora import Serial, drop, make_corpus
+from tests.corpora import drop, make_corpus
 
 KNOWN = ["news", "sums"]
 
@@ -126,9 +124,8 @@ def test_too_few_documents_are_refused(rows: int, least: int, message: str, tmp_
 # -- apart from the pool -----------------------------------------------------------------------
 
 
-def look(pool: Corpus, *aims: Corpus) -> Look:
-    references = tuple(Reference(f"aim {k}", a) for k, a in enumerate(aims))
-    return Look(pool, references, ModelSpec(init="none"), Job(engine=Serial(), rng=Rng(0)))
+def look(pool: Corpus, *aims: Corpus) -> tuple[Corpus, tuple[Reference, ...]]:
+    return pool, tuple(Reference(f"aim {k}", a) for k, a in enumerate(aims))
 
 
 def key(text: str) -> str:
@@ -138,8 +135,8 @@ def key(text: str) -> str:
 
 def test_references_apart_from_the_pool_pass(tmp_path: Path) -> None:
     pool = make_corpus(tmp_path / "pool", [["a", "b"], ["c"]])
-    check_apart(look(pool, make_corpus(tmp_path / "aim", [["d", "e"]])))
-    check_apart(look(pool))
+    check_apart(*look(pool, make_corpus(tmp_path / "aim", [["d", "e"]])))
+    check_apart(*look(pool))
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -148,7 +145,7 @@ def test_shared_documents_are_listed_with_their_places(held: bool, tmp_path: Pat
     clean = make_corpus(tmp_path / "clean", [["x", "y"]])
     aim = make_corpus(tmp_path / "aim", [["f", "e", "b"]], holdout=[[False, held, held]])
     with pytest.raises(DataError) as caught:
-        check_apart(look(pool, clean, aim))
+        check_apart(*look(pool, clean, aim))
     told = str(caught.value)
     assert told.startswith("aim 1: 2 of its documents lie in the pool as well: ")
     assert f"{key('b')} (made/0#1), {key('e')} (made/1#1); take them out" in told
@@ -159,21 +156,21 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
     texts = [f"text {k}" for k in range(8)]
     pool, aim = (make_corpus(tmp_path / n, [texts]) for n in ("pool", "aim"))
     with pytest.raises(DataError, match=r"8 of its documents .* and 3 more; take them out"):
-        check_apart(look(pool, aim))
+        check_apart(*look(pool, aim))
 
 
 def test_documents_that_left_the_pool_are_no_longer_in_it(tmp_path: Path) -> None:
     aim = make_corpus(tmp_path / "aim", [["b", "x"]])
     held = make_corpus(tmp_path / "held", [["a", "b"]], holdout=[[False, True]])
-    check_apart(look(held, aim))
+    check_apart(*look(held, aim))
     dropped = drop(make_corpus(tmp_path / "pool", [["a", "b"]]), tmp_path / "w", [[True, False]])
-    check_apart(look(dropped, aim))
+    check_apart(*look(dropped, aim))
     with pytest.raises(DataError, match="aim 0: 1 of its documents"):
-        check_apart(look(make_corpus(tmp_path / "whole", [["a", "b"]]), aim))
+        check_apart(*look(make_corpus(tmp_path / "whole", [["a", "b"]]), aim))
 
 
 def test_copies_are_found_whatever_their_place(tmp_path: Path) -> None:
     pool = make_corpus(tmp_path / "pool", [["b", "a", "b"]])
     aim = make_corpus(tmp_path / "aim", [["b", "c"]])
     with pytest.raises(DataError, match=r"2 of its documents .*\(made/0#0\).*\(made/0#2\)"):
-        check_apart(look(pool, aim))
+        check_apart(*look(pool, aim))
