@@ -19,6 +19,14 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("read", "jsonl"): [{"paths": ["data/*.jsonl"]}],
     ("read", "parquet"): [{"paths": ["data/*.parquet"]}],
     ("read", "text"): [{"paths": ["docs"]}],
+    ("score", "clusters"): [
+        {"embedding": "s.vector"},
+        {"embedding": "s.vector", "clusters": 9, "seed": 1},
+    ],
+    ("score", "density"): [
+        {"embedding": "s.vector"},
+        {"embedding": "s.vector", "neighbours": 4, "exact_up_to": 9, "probes": 2},
+    ],
     ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
     ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
     ("score", "gradient_similarity"): [
@@ -45,6 +53,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("score", "relation"): [
         {"reference": "aim", "by": "s.u", "embedding": "s.vector", "rollouts": 24, "length": 3},
+    ],
+    ("score", "semantic_duplicate"): [
+        {"embedding": "s.vector", "eps": 0.5},
+        {"embedding": "s.vector", "keep": "random", "restarts": 2, "largest_cell": 9},
+        {"embedding": "s.vector", "keep": "easy", "rule": "greedy", "eps": 0.4, "clusters": 2},
     ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
     ("select", "gumbel_topk"): [
