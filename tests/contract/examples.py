@@ -27,6 +27,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "neighbours": 4, "exact_up_to": 9, "probes": 2},
     ],
+    ("score", "combined"): [
+        {"by": {"s.u": 1.0, "n_bytes": -2.0}},
+        {"by": {"s.u": 1.0, "s.gap": 0.5}, "scale": "standard"},
+    ],
     ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
     ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
     ("score", "gradient_similarity"): [
@@ -40,6 +44,7 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"reference": "aim", "probes": 44, "hidden": True, "each": True, "clip": 0},
         {"reference": "aim", "probes": 44, "labels": "exact", "reference_documents": 3},
     ],
+    ("score", "judge"): [{"judge": "stub"}, {"judge": "stub", "missing_as_zero": True}],
     ("score", "lqs"): [
         {"reference": "aim", "steps": 3, "interval": 1, "batch": 4, "proxies": 44},
         {
@@ -51,6 +56,15 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
             "variant": "pds",
         },
     ],
+    ("score", "middo"): [
+        {"before": "s.u", "after": "s.gap", "embedding": "s.vector", "quality": "s.gap"},
+        {"quality": "s.u", "std": "released", "m_low": 0.5},
+    ],
+    ("score", "orthogonal"): [
+        {"by": ["s.u", "n_bytes"], "axes": 2, "quality": ["s.u"]},
+        {"by": ["s.u", "s.gap", "n_bytes"], "axes": 3, "unsigned": "both", "regressor": "none"},
+        {"by": ["s.u", "n_bytes"], "axes": 1, "scale": "rank_gauss", "unsigned": "keep"},
+    ],
     ("score", "relation"): [
         {"reference": "aim", "by": "s.u", "embedding": "s.vector", "rollouts": 24, "length": 3},
     ],
@@ -58,6 +72,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"embedding": "s.vector", "eps": 0.5},
         {"embedding": "s.vector", "keep": "random", "restarts": 2, "largest_cell": 9},
         {"embedding": "s.vector", "keep": "easy", "rule": "greedy", "eps": 0.4, "clusters": 2},
+    ],
+    ("score", "target_similarity"): [
+        {"reference": "aim"},
+        {"reference": "aim", "buckets": 50, "ngrams": 3, "prior": "uniform", "min_tokens": 9},
     ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
     ("select", "gumbel_topk"): [
@@ -75,8 +93,27 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"keep": "s.u > 0 and not s.flag"},
         {"keep": "s.gap is not null or n_tokens / 2 > 9 and s.u not in [1, 2]"},
     ],
+    ("order", "curriculum"): [{"by": "s.u"}, {"by": "s.gap", "c0": 0.2, "p": 1, "until": 0.5}],
+    ("order", "domains"): [
+        {"by": "s.flag"},
+        {"by": "s.gap", "arrange": "similar", "embedding": "s.vector"},
+        {"by": "s.gap", "arrange": "dissimilar", "embedding": "s.vector", "within": "s.u"},
+        {"by": "s.flag", "arrange": "given", "domains": [True, None, False]},
+    ],
     ("order", "folding"): [{"by": "s.u"}, {"by": "s.u", "folds": 7, "variant": "paper"}],
+    ("order", "jit"): [{"by": "s.u", "window": 5}, {"by": "s.gap", "window": 4, "folds": 3}],
+    ("order", "rehearsal"): [
+        {"share": 0.3},
+        {"stages": 5, "share": 0.5, "schedule": "doubling", "by": "s.gap"},
+        {"stages": "s.flag", "share": 0.5, "cost": "rows", "exponent": 0.5},
+    ],
+    ("order", "saw"): [{"by": "s.u"}, {"by": "s.gap", "sections": 5, "radius": 0.2, "folds": 3}],
+    ("order", "seg"): [{"by": "s.u"}, {"by": "s.gap", "front_from": "high", "back_from": "low"}],
     ("order", "sorted"): [{"by": "s.u"}, {"by": "s.u", "descending": True}],
+    ("order", "strata"): [{"by": "s.u"}, {"by": "s.gap", "sections": 4, "radius": 0.3}],
+    ("order", "view_batch"): [{}, {"views": 3, "epochs": 6, "batch": 9}],
+    ("order", "zig"): [{"by": "s.u"}, {"by": "s.gap", "folds": 3}],
+    ("export", "refined"): [{"refiner": "stub"}],
     ("train", "command"): [{"command": ["true"]}],
 }
 
