@@ -76,6 +76,7 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("score", "target_similarity"): [
         {"reference": "aim"},
         {"reference": "aim", "buckets": 50, "ngrams": 3, "prior": "uniform", "min_tokens": 9},
+        {"reference": "aim", "method": "knn", "embedding": "s.vector", "k": 2},
     ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
     ("select", "gumbel_topk"): [
