@@ -73,21 +73,50 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"embedding": "s.vector", "keep": "random", "restarts": 2, "largest_cell": 9},
         {"embedding": "s.vector", "keep": "easy", "rule": "greedy", "eps": 0.4, "clusters": 2},
     ],
+    ("score", "source_bandit"): [
+        {"reference": "aim", "by": "s.flag", "depth": 0},
+        {"reference": "aim", "depth": 2, "kernel": "polynomial", "eta": None, "floor": 0},
+    ],
     ("score", "target_similarity"): [
         {"reference": "aim"},
         {"reference": "aim", "buckets": 50, "ngrams": 3, "prior": "uniform", "min_tokens": 9},
         {"reference": "aim", "method": "knn", "embedding": "s.vector", "k": 2},
     ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
+    ("select", "cluster_quota"): [
+        {"clusters": "s.flag", "by": "s.u"},
+        {"clusters": "s.flag", "by": "s.gap", "lowest": True, "quota": "equal", "refill": False},
+        {"clusters": "s.gap", "quota": "sqrt"},
+        {"clusters": "s.gap", "quota": "modular"},
+    ],
+    ("select", "competence_band"): [
+        {"pass_rate": "s.flag"},
+        {"rewards": "s.vector", "theta": 1.5},
+        {"rewards": "s.vector", "low": -0.2, "high": 0.3},
+    ],
     ("select", "gumbel_topk"): [
         {"by": "s.u"},
         {"by": "s.gap", "variant": "discard_pl", "standardise": True, "lowest": True},
     ],
     ("select", "length_matched_random"): [{"like": "s.flag"}, {"like": "s.flag", "by": "n_bytes"}],
+    ("select", "mixture"): [
+        {"by": "source", "depth": 1, "shares": {"bucket0": 7, "bucket1": 3}},
+        {"by": "s.flag", "shares": "unimax", "epochs": 2.0, "utility": "s.gap"},
+        {"by": "s.flag", "shares": "column", "column": "s.flag"},
+        {"by": "s.gap", "shares": "temperature", "temperature": 5.0},
+    ],
+    ("select", "per_axis_top"): [
+        {"axes": ["s.u", "s.gap"]},
+        {"axes": ["s.vector", "s.u"], "tails": {"s.vector": "both", "s.u": "low"}},
+    ],
     ("select", "relational"): [
         {"by": "s.u", "embedding": "s.vector"},
         {"by": "s.u", "embedding": "s.vector", "clusters": 3, "tau": 0.5},
         {"by": "s.gap", "embedding": "s.vector", "clusters": "s.flag", "alpha": 0.3},
+    ],
+    ("select", "softmax_sample"): [
+        {"by": "s.u"},
+        {"by": "s.gap", "lowest": True, "temperature": 2.0, "per": "s.flag"},
     ],
     ("select", "topk"): [{"by": "s.u"}, {"by": "s.gap", "lowest": True}],
     ("select", "where"): [
