@@ -41,13 +41,15 @@ def execute(step: Step, job: Job, group: Sequence[Step] = ()) -> Facts:
     if together:
         if step.verb == "score":
             for each, facts in zip(together, score(together, job), strict=True):
-                _finish(each, facts)
+                _finish(each, facts, job)
         else:
-            _finish(step, _RUN.get(step.verb, _stage)(step, job))
+            _finish(step, _RUN.get(step.verb, _stage)(step, job), job)
     return StepDir(step.path).facts()
 
 
-def _finish(step: Step, facts: Mapping[str, Any]) -> None:
+def _finish(step: Step, facts: Mapping[str, Any], job: Job) -> None:
+    for sentence in facts.get("warnings", []):
+        job.log.warning("%s: %s", step.label, sentence)
     kind = type(step.part)
     about = {
         "verb": step.verb,

@@ -231,8 +231,6 @@ def _fit(step: Step, corpus: Corpus, job: Job) -> None:
         facts = part.fit(tables, references, partial)
     else:
         facts = cast(FittedScorer, part).fit(tables, partial)
-    for sentence in (facts or {}).get("warnings", []):
-        job.log.warning("%s: %s", step.label, sentence)
     write_json(partial / FACTS, finite(facts or {}))
     partial.rename(fitted)
     job.seconds["fit"] = job.seconds.get("fit", 0.0) + time.perf_counter() - began

@@ -1,6 +1,6 @@
 """The report of a run: `<run>/report/index.html`, one file that needs no network.
 
-    head        what was run, what came of it in one sentence
+    head        what was run, what came of it in one sentence, what its steps warn of
     evidence    held-out loss of every arm              funnel    where every row went
     scores      pool against chosen                     sources   shares of each
     rounds      how the preference changed, and what each round cost
@@ -73,6 +73,7 @@ def render(contents: Contents) -> str:
         written=_when(contents.path),
         evidence=found,
         result=sentence(found) if found else "",
+        warnings=warnings(manifest),
         funnel=funnel(manifest["accounts"]),
         scores=distributions(contents),
         rounds=rounds(contents),
@@ -142,6 +143,11 @@ def flops(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}FLOP"
     return f"{value:.3g}"
+
+
+def warnings(manifest: Facts) -> list[tuple[str, str]]:
+    """(step, sentence) of what the steps warn of."""
+    return [(_label(s), w) for s in manifest["steps"] for w in s["facts"].get("warnings", [])]
 
 
 def funnel(accounts: Facts) -> list[Bar]:

@@ -210,3 +210,14 @@ def test_percent(value: float, shown: str) -> None:
 )
 def test_seconds(value: float, shown: str) -> None:
     assert page.seconds(value) == shown
+
+
+def test_warnings_of_steps_stand_at_the_top_escaped(nasty: Run) -> None:
+    contents = Contents.open(nasty.path)
+    assert 'class="warnings"' not in page.render(contents)
+    step = contents.manifest["steps"][2]
+    step["facts"]["warnings"] = ["column <b>x</b> is constant"]
+    html = page.render(contents)
+    check(html)
+    told = f"<strong>{step['label']}</strong> column &lt;b&gt;x&lt;/b&gt; is constant"
+    assert told in html[: html.index('id="funnel"')]
