@@ -21,11 +21,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
-from foresift.stages.selectors._ranking import Floats, cut, utilities
+from foresift.stages.selectors._ranking import cut, perturbed, standardised, utilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +54,7 @@ class GumbelTopK(Selector):
     def select(self, table: pa.Table, budget: Budget | None, rng: Rng) -> Choice:
         utility = utilities(table, self.by, self.lowest)
         if self.standardise:
-            utility = _standardised(utility)
-        noise = min(self.temperature, 1.0) * rng.gumbel(table["id"])
+            utility = standardised(utility)
         sign = 1.0 if self.variant == "textbook" else -1.0
-        return cut(utility / max(self.temperature, 1.0) + sign * noise, table, budget)
-
-
-def _standardised(utility: Floats) -> Floats:
-    """Zero mean and unit (population) deviation of the finite scores; equal scores become 0."""
-    finite = utility[np.isfinite(utility)]
-    if not len(finite):
-        return utility
-    spread = float(finite.std())
-    centred: Floats = utility - finite.mean()
-    return centred / spread if spread > 0 else centred
+        noise = sign * rng.gumbel(table["id"])
+        return cut(perturbed(utility, self.temperature, noise), table, budget)
