@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from foresift.pipeline.choice import scores
 from foresift.pipeline.nouns import Order, Rng
+from foresift.stages.orders._folds import check_folds, folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,7 @@ class Folding(Order):
     """Which fold comes first: that of the lowest rank, or that of rank L."""
 
     def __post_init__(self) -> None:
-        if self.folds < 1:
-            raise ValueError("folds must be at least 1")
+        check_folds(self.folds)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -44,7 +44,5 @@ class Folding(Order):
 
     def order(self, table: pa.Table, rng: Rng) -> npt.NDArray[np.int64]:
         ranked = np.argsort(scores(table, self.by), kind="stable")
-        fold = np.arange(len(ranked)) % self.folds
-        if self.variant == "paper":
-            fold = (fold + 1) % self.folds
-        return ranked[np.argsort(fold, kind="stable")]
+        first = self.folds - 1 if self.variant == "paper" else 0
+        return ranked[folded(len(ranked), self.folds, first)]
