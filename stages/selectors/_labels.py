@@ -52,6 +52,12 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def named(names: Sequence[str], most: int = 20) -> str:
+    """Labels as a sentence lists them."""
+    shown = ", ".join(repr(n) for n in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def detail(
     names: Sequence[str], first: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, dict[str, Any]]:

@@ -107,6 +107,11 @@ class ClusterQuota(Selector):
         wanted = assign_quota(np.full(len(sizes), amount), amount, weights, refill=False)
         taken = spent_by(cell, choice.kept, costs, len(names))
         facts = _facts(names, sizes, quota, taken, wanted)
+        if not self.refill and facts["unfilled"]["clusters"]:
+            facts["warnings"] = [
+                f"{facts['unfilled']['clusters']} clusters are smaller than their quota: "
+                f"{facts['unfilled']['missing']} {budget.cost} are not spent (`refill: false`)"
+            ]
         return replace(choice, facts={**choice.facts, **facts})
 
 

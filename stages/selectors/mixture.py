@@ -44,8 +44,9 @@ import pyarrow as pa
 from foresift.pipeline.choice import scores
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
-from foresift.stages.selectors._labels import LISTED, detail, labels
+from foresift.stages.selectors._labels import LISTED, detail, labels, named
 from foresift.stages.selectors._quotas import (
+    Bools,
     Floats,
     Rows,
     assign_quota,
@@ -132,6 +133,7 @@ class Mixture(Selector):
             "short": bool(total < choice.facts["limit"]),
             "sources": detail(names, shares, columns),
             "unfilled": [names[i] for i in np.flatnonzero(wanted > room)[:LISTED]],
+            "warnings": _warnings(names, wanted > room, weight, self.refill),
         }
         return replace(choice, facts={**choice.facts, **facts})
 
@@ -155,15 +157,31 @@ class Mixture(Selector):
         new = [n for n in names if n not in shares]
         gone = [n for n in sorted(shares) if n not in names]
         if names and (new or (gone and self.absent == "refuse")):
-            told = [f"{_list(new)} without a share"] if new else []
-            told += [f"{_list(gone)} without a row"] if gone else []
+            told = [f"{named(new)} without a share"] if new else []
+            told += [f"{named(gone)} without a row"] if gone else []
             raise DataError(
                 f"shares do not fit the labels of the data: {' and '.join(told)} "
-                f"(labels there are: {_list(names)}); a share of 0 leaves a label out, "
+                f"(labels there are: {named(names)}); a share of 0 leaves a label out, "
                 "`absent: skip` passes over labels without rows",
                 where=self.by,
             )
         return np.array([shares[n] for n in names], dtype=np.float64)
+
+
+def _warnings(names: Sequence[str], small: Bools, weight: Floats, refill: bool) -> list[str]:
+    """What the shares asked for and the data cannot give, in sentences."""
+    told = []
+    if small.any():
+        rest = "the rest went to the others" if refill else "the rest is not spent"
+        few = [name for name, is_small in zip(names, small, strict=True) if is_small]
+        told.append(f"sources smaller than their share: {named(few)}; {rest}")
+    if (weight > 1).any():
+        again = [name for name, w in zip(names, weight, strict=True) if w > 1]
+        told.append(
+            f"sources to be read more than once: {named(again)}; their rows carry weights above 1, "
+            "which an order or a trainer must heed"
+        )
+    return told
 
 
 def constant(values: Floats, source: Rows, names: Sequence[str], where: str) -> Floats:
@@ -179,12 +197,7 @@ def constant(values: Floats, source: Rows, names: Sequence[str], where: str) -> 
     ):
         if bad.any():
             wrong = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
-            raise DataError(f"{what} for {_list(wrong)}", where=where)
+            raise DataError(f"{what} for {named(wrong)}", where=where)
     if len(low) and not low.sum() > 0:
         raise DataError("all shares are 0", where=where)
     return low
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(n) for n in names[:20])
-    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown

@@ -86,9 +86,11 @@ class PerAxisTop(Selector):
         kept = choice.kept
         reasons = np.array([f"best axis {name}" for name in names], dtype=object)
         choice.reason[kept] = reasons[best[kept]]
+        flat = [names[k] for k in np.flatnonzero(constant)] if table.num_rows else []
         facts = {
             "threshold": float(top[kept].min()) if kept.any() else None,
-            "constant": [names[k] for k in np.flatnonzero(constant)],
+            "constant": flat,
+            "warnings": [f"all values of {name} are equal: it says nothing" for name in flat],
             **overlaps(names, ranks, kept, best),
         }
         return replace(choice, facts={**choice.facts, **facts})

@@ -85,6 +85,9 @@ def test_a_cluster_that_cannot_give_its_part() -> None:
         assert count(table, choice) == kept
         assert choice.facts["unfilled"] == {"clusters": 1, "missing": 20, "first": ["b"]}
         assert choice.facts["short"] is not refill
+    assert choice.facts["warnings"] == [
+        "1 clusters are smaller than their quota: 20 rows are not spent (`refill: false`)"
+    ]
 
 
 def test_modular_turns_stand_in_the_ranks() -> None:

@@ -76,6 +76,7 @@ def test_unimax_of_several_epochs_weighs_what_is_read_again() -> None:
     assert set(choice.weight[label == "a"]) == {1}
     assert (choice.facts["spent"], choice.facts["drawn"]) == (500, 600)
     assert choice.facts["short"] is False
+    assert "read more than once: 'b'; " in choice.facts["warnings"][0]
     whole = select(Mixture(by="c", shares="unimax", epochs=2), table, "1B tokens")
     assert set(whole.weight) == {2}
     assert (whole.facts["drawn"], whole.facts["short"]) == (2200, True)
@@ -112,6 +113,8 @@ def test_a_source_smaller_than_its_share() -> None:
     choice = select(Mixture(by="c", shares=shares), table, "400 tokens")
     assert tokens(table, choice) == {"a": 120, "b": 50, "c": 230}  # 116.7 and 233.3 before rows
     assert choice.facts["unfilled"] == ["b"]
+    told = "sources smaller than their share: 'b'; the rest went to the others"
+    assert choice.facts["warnings"] == [told]
     short = select(Mixture(by="c", shares=shares, refill=False), table, "400 tokens")
     assert tokens(table, short) == {"a": 100, "b": 50, "c": 200}
     assert short.facts["short"] is True

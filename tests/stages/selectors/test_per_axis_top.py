@@ -203,6 +203,8 @@ def test_a_constant_axis_says_nothing() -> None:
         choice = select(PerAxisTop(axes=[other, "s.u"]), table, "60 rows")
         np.testing.assert_array_equal(choice.kept, alone.kept)
         assert choice.facts["constant"] == [other]
+        told = f"all values of {other} are equal: it says nothing"
+        assert choice.facts["warnings"] == [told]
     flat = select(PerAxisTop(axes=["flat"]), table, "10 rows")
     assert flat.kept.sum() == 10
     assert select(PerAxisTop(axes=["gap"]), table, "10 rows").kept.sum() == 0
