@@ -47,7 +47,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from foresift.pipeline.by_id import read_by_id, write_by_id
-from foresift.pipeline.cells import Cells
+from foresift.pipeline.cells import Cells, cell_count
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts
@@ -59,6 +59,8 @@ from foresift.scorers._documents import counted, documents_of, ids, some
 RECALL = 0.95
 #: how often a cell that is too large is clustered again
 LEVELS = 3
+#: documents a cell where no number is asked for: comparing them costs no more than k-means
+PER_CELL = 2_000
 EPS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -75,7 +77,8 @@ class SemanticDuplicate(FittedScorer):
     rule: Literal["released", "greedy"] = "released"
     """Compared with every earlier document, or with those that are kept."""
     clusters: int = 0
-    """How many cells; 0: the square root of half the documents; 1: all are compared with all."""
+    """How many cells; 0: one for 2,000 documents, at most the square root of half of them; 1: all
+    are compared with all."""
     restarts: int = 1
     """How often the documents are parted into cells, each time with other seeds (released)."""
     largest_cell: int = 20_000
@@ -109,10 +112,12 @@ class SemanticDuplicate(FittedScorer):
     def fit(self, tables: Iterable[pa.Table], out: Path) -> Facts:
         documents = documents_of(tables, self.embedding, out)
         rng = Rng(self.seed).at("semantic_duplicate")
+        n = len(documents)
+        clusters = self.clusters or max(1, min(cell_count(n), n // PER_CELL))
         parted = []
         for number in range(self.restarts):
             there = rng.at("cells", number)
-            parted.append(parts(documents, self.clusters, self.largest_cell, there))
+            parted.append(parts(documents, clusters, self.largest_cell, there))
         cells = np.stack([cell for cell, _ in parted], axis=1)
         order = preference(documents, parted[0][1], self.keep, rng)
         similarity = self._similarity(documents, cells, order)
