@@ -82,7 +82,7 @@ def _select(step: Step, job: Job) -> Facts:
     reasons = {r: int((choice.reason == r).sum()) for r in sorted(set(choice.reason.tolist()))}
     if choice.facts.get("short"):
         job.log.warning(
-            "%s: the budget (%s) is larger than what is left (%s): all of it was taken",
+            "%s: the budget (%s) cannot be filled: %s were all that could be taken",
             step.label, choice.facts.get("limit"), choice.facts.get("spent"),
         )  # fmt: skip
     return {
