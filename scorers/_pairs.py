@@ -68,7 +68,9 @@ def within(vectors: Matrix, cells: npt.NDArray[np.int64]) -> tuple[Cosines, Cosi
             if at == start:
                 product = np.tril(product, -1)
             np.maximum(full[here], product.max(axis=1), out=full[here])
-            shared = (cells[here, None] == cells[None, there]).any(axis=2)
+            shared = np.zeros(product.shape, dtype=np.bool_)
+            for cell in cells.T:
+                shared |= cell[here, None] == cell[None, there]
             best = np.where(shared, product, 0).max(axis=1)
             np.maximum(near[here], best, out=near[here])
     return np.minimum(full, 1), np.minimum(near, 1)
