@@ -86,12 +86,12 @@ def pull(upper: Sequence[float], observed: Sequence[bool], pending: Sequence[int
     return int(np.argmax(np.where(observed, upper, -np.inf)))
 
 
-def scaled(drops: Floats) -> Floats:
-    """Rewards in [0, 1]: from the smallest drop seen to the largest; 1/2 where all are equal."""
-    if not len(drops):
-        return drops
-    low, high = drops.min(), drops.max()
+def scaled(gains: Floats) -> Floats:
+    """Rewards in [0, 1]: from the smallest gain seen to the largest; 1/2 where all are equal."""
+    if not len(gains):
+        return gains
+    low, high = gains.min(), gains.max()
     if high == low:
-        return np.full(len(drops), 0.5)
-    rewards: Floats = (drops - low) / (high - low)
+        return np.full(len(gains), 0.5)
+    rewards: Floats = (gains - low) / (high - low)
     return rewards

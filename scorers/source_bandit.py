@@ -6,9 +6,15 @@ and gives each source the share
     share_g = (1 - floor) sum_{r: arm of r is g} weight_r / sum_r weight_r  +  floor / G
 
 of what the round trains on (`mixture` with `shares: column`, `column: source_bandit.share`). The
-next round takes the reference losses under the model trained in between. The reward of the arm that
-r pulled is the relative drop (L_r before - L_r after) / L_r before, scaled to [0, 1] from the least
-to the largest drop so far. Each arm is pulled once first, in the order of their names; then
+next round takes the reference losses under the model trained in between. The arm that r pulled in
+round n earned
+
+    gain = log(L_r before / L_r after) / log((n + 1) / n)      trend: power_law
+    gain = log(L_r before / L_r after)                         trend: none
+
+scaled to a reward in [0, 1] from the least to the largest gain so far. A loss that falls as a power
+of training falls by ever less each round; the divisor makes rounds comparable, or the arms pulled
+first would look best. Each arm is pulled once first, in the order of their names; then
 
     arm of r = argmax_g mu_g(x_r) + eta sigma_g(x_r)           (`_bandit.py`)
 
@@ -19,16 +25,16 @@ Columns, the same on every row of a source: `share` (they sum to 1 over sources)
 source, over references by their weights), `utility` = ucb. Rows without a source have NaN.
 
 **What it cannot know.** All sources of a round train one model; the drop is put down to the arm
-that was pulled. More references than sources, or a high floor, blur that. Losses fall faster early
-on, which `discount` forgets slowly. Pulls of one round do not know of each other. In a simulation
+that was pulled. More references than sources, or a high floor, blur that. Pulls of one round do not
+know of each other. In a simulation
 (three sources, each best in one of three contexts by 0.4, noise 0.1) the regret after 60 pulls is
 16.0 at random, 15.6 epsilon-greedy without contexts, 12.8 with the paper's eta and 3.7 with eta 1.
 
-Facts: arms, pulls, losses, rewards with their rounds, mu and sigma of each arm for each reference.
-Errors: fewer than two sources; a loss that is not finite; another width of hidden states than in
-the round before. Cost: 2 P R a round for R tokens of references; no forward over the pool. Source:
-PAK-UCB (Hu, Leung and Farnia 2025), which chooses generators for prompts; sources, references and
-the loss drop are put in their place here.
+Facts: arms, pulls, losses, gains and rewards with their rounds, mu and sigma of each arm for each
+reference. Errors: fewer than two sources; a loss that is not a positive number; hidden states of
+another width than in the round before. Cost: 2 P R a round for R tokens of references; no forward
+over the pool. Source: PAK-UCB (Hu, Leung and Farnia 2025), which chooses generators for prompts;
+sources, references and falling losses are put in their place here.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +93,8 @@ class SourceBandit(FittedModelScorer):
     """T in that formula: references times rounds."""
     delta: float = 0.05
     """Probability in that formula that a bound fails."""
+    trend: Literal["power_law", "none"] = "power_law"
+    """How gains of early and late rounds compare: none for rewards that do not fade."""
     discount: float = 0.9
     """Weight of a reward for each round that it is older, in (0, 1]; 1 forgets nothing."""
     reference_documents: int = 128
@@ -156,8 +164,8 @@ class SourceBandit(FittedModelScorer):
     ) -> Facts:
         """The state after this round's losses are known: history, pulls, bounds and shares."""
         number = known["round"] + 1
-        seen = [dict(each) for each in (*known["seen"], *_rewarded(known, now))]
-        for each, reward in zip(seen, scaled(np.array([e["drop"] for e in seen])), strict=True):
+        seen = [dict(each) for each in (*known["seen"], *self._gains(known, now))]
+        for each, reward in zip(seen, scaled(np.array([e["gain"] for e in seen])), strict=True):
             each["reward"] = float(reward)
         bounds = self._bounds(arms, now, seen, number)
         observed = [any(each["arm"] == arm for each in seen) for arm in arms]
@@ -175,6 +183,26 @@ class SourceBandit(FittedModelScorer):
             "round": number, "arms": list(arms), "pulls": pulled, "share": share, "ucb": ucb,
             "bounds": bounds, "seen": seen, "contexts": now,
         }  # fmt: skip
+
+    def _gains(self, known: Facts, now: Facts) -> list[Facts]:
+        """What the pulls of the round before earned, for the references that were there then."""
+        found, number = [], known["round"]
+        unit_of = math.log((number + 1) / number) if number and self.trend == "power_law" else 1.0
+        for name, each in known.get("contexts", {}).items():
+            if name not in now:
+                continue
+            if len(each["vector"]) != len(now[name]["vector"]):
+                raise DataError(
+                    "hidden states have another width than in the round before: rewards of two "
+                    "models do not tell of each other",
+                    where=name,
+                )
+            gain = math.log(each["loss"] / now[name]["loss"]) / unit_of
+            found.append({
+                "context": name, "arm": known["pulls"][name], "round": number, "gain": gain,
+                "vector": each["vector"],
+            })  # fmt: skip
+        return found
 
     def _bounds(self, arms: Sequence[str], now: Facts, seen: list[Facts], number: int) -> Facts:
         """context -> arm -> mu, sigma and upper bound."""
@@ -223,32 +251,12 @@ def ask(look: Look, documents: int) -> tuple[Facts, float]:
                     "no document of the reference has a token to predict", where=each.name
                 )
             loss = means(sums[counts > 0], counts[counts > 0])["token_mean"]
-            if not math.isfinite(loss):
+            if not 0 < loss < math.inf:
                 raise ModelError(f"the loss of the model on it is {loss}", where=each.name)
             states = np.nanmean(seen.signals.document["hidden_mean"].astype(np.float64), axis=0)
             found[each.name] = {"loss": loss, "vector": unit(states[None])[0].tolist()}
             tokens += int(seen.tokens.lengths.sum())
     return found, 2.0 * count_parameters(spec) * tokens
-
-
-def _rewarded(known: Facts, now: Facts) -> list[Facts]:
-    """What the pulls of the round before earned, for the references that were there then."""
-    found = []
-    for name, each in known.get("contexts", {}).items():
-        if name not in now:
-            continue
-        if len(each["vector"]) != len(now[name]["vector"]):
-            raise DataError(
-                "hidden states have another width than in the round before: rewards of two models "
-                "do not tell of each other",
-                where=name,
-            )
-        drop = (each["loss"] - now[name]["loss"]) / max(each["loss"], 1e-12)
-        found.append({
-            "context": name, "arm": known["pulls"][name], "round": known["round"], "drop": drop,
-            "vector": each["vector"],
-        })  # fmt: skip
-    return found
 
 
 def _features(contexts: Iterable[tuple[str, Facts]], places: Sequence[str]) -> Floats:

@@ -46,7 +46,8 @@ def test_each_source_is_pulled_once_in_order_and_shares_sum_to_one() -> None:
     assert [(e["arm"], e["context"], e["round"]) for e in second["seen"]] == [
         ("books", "a", 1), ("code", "b", 1),
     ]  # fmt: skip
-    np.testing.assert_allclose([e["drop"] for e in second["seen"]], [0.05, 0.25])
+    gains = [math.log(2.0 / 1.9) / math.log(2), math.log(4 / 3) / math.log(2)]
+    np.testing.assert_allclose([e["gain"] for e in second["seen"]], gains)
     assert [e["reward"] for e in second["seen"]] == [0.0, 1.0]
     assert sum(second["share"].values()) == pytest.approx(1.0)
     assert second["pulls"]["b"] == "code"  # the only one known to help b
@@ -70,18 +71,33 @@ def test_the_paper_explores_by_its_formula() -> None:
     assert first["ucb"]["web"] == pytest.approx(4.8364, abs=1e-4)
 
 
-def test_sources_that_help_a_reference_get_its_share() -> None:
-    """b learns from code alone, a from books alone: after some rounds each pulls its own."""
+@pytest.mark.parametrize("trend", ["power_law", "none"])
+def test_gains_of_a_power_law_are_the_same_in_every_round(trend: Any) -> None:
+    bandit, state, weights = part(trend=trend), NEW, {"a": 1.0}
+    for number in range(1, 6):
+        state = bandit.decide(ARMS, losses(a=5.0 * number**-0.3), weights, state)
+    gains = [e["gain"] for e in state["seen"]]
+    if trend == "power_law":
+        np.testing.assert_allclose(gains, [0.3] * 4)
+    else:
+        np.testing.assert_allclose(gains, 0.3 * np.log([2, 3 / 2, 4 / 3, 5 / 4]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sources_that_help_a_reference_get_its_share(seed: int) -> None:
+    """The loss of a falls three times faster on books, that of b on code, both as a power law."""
     bandit, weights, state = part(), {"a": 1.0, "b": 1.0}, NEW
-    now, history = {"a": 3.0, "b": 3.0}, []
-    for _ in range(16):
+    rng = np.random.default_rng(seed)
+    now, history = {"a": 5.0, "b": 5.0}, []
+    for number in range(1, 25):
         state = bandit.decide(ARMS, losses(**now), weights, state)
         history.append(state["pulls"])
         for name, best in (("a", "books"), ("b", "code")):
-            now[name] *= 0.9 if state["pulls"][name] == best else 0.99
-    late = history[-8:]
-    assert sum(p["a"] == "books" for p in late) >= 6
-    assert sum(p["b"] == "code" for p in late) >= 6
+            exponent = 0.3 if state["pulls"][name] == best else 0.1
+            now[name] *= (1 + 1 / number) ** -(exponent + 0.03 * rng.normal())
+    late = history[-12:]
+    assert np.mean([p["a"] == "books" for p in late]) > 0.6
+    assert np.mean([p["b"] == "code" for p in late]) > 0.6
 
 
 def test_sources_that_come_and_go() -> None:
@@ -134,7 +150,7 @@ def test_rounds_with_a_model(tmp_path: Path) -> None:
     after = Look(given.corpus, given.references, given.model, given.job, outs[0])
     second = bandit.fit(after, outs[1])
     assert second["losses"] == first["losses"]
-    assert [e["drop"] for e in second["seen"]] == [0.0, 0.0]
+    assert [e["gain"] for e in second["seen"]] == [0.0, 0.0]
     assert second["pulls"]["sums"] == "web"
     assert bandit.fit(after, outs[1]) == second
     found = scored(bandit, outs[1], ["code", None, "web", "never seen"])
