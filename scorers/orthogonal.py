@@ -13,7 +13,8 @@ read once for all axes.
 
 `best` is the number of the axis on which a document stands highest above the sample's mean, in
 standard deviations of that axis' emitted values; equal ones go to the smaller number; 0: no score.
-Scores of different axes are compared by ranks: select with `per_axis_top`.
+Scores of different axes are compared by ranks: select with `per_axis_top`, whose `tails` can turn
+an axis that points the wrong way.
 
 **Unsigned axes** (the sum of loadings over `quality` is within 0.1 of 0) are refused, unless
 `unsigned` says `both` (axis_k = |y_k|: either end is good) or `keep` (as the largest loading
@@ -23,11 +24,16 @@ and for a fifth of the sample that a second fit to the others predicts. A regres
 mean, so the two differ; `r2` out of fold says how much of each axis the text tells, and below 0.1 a
 warning does.
 
+Measured (`benchmarks/orthogonal.py`: 8,000 documents, eleven cheap scores, overlap over p at p of
+0.05 and 0.1): axes 0.55 with `standard`, where heavy tails exclude one another, 0.93 with
+`rank_gauss`; predicted ones 0.22 and 1.20. An end of a cheap score is often junk, and so is a union
+of such tops (34 % of it, of the pool 15 %): set a floor first.
+
 Files: axes.safetensors (mean, scale, knots, loadings, variances), axes.json, ridge.safetensors.
 Errors: DataError for a constant score, for more axes than the scores have directions, for fewer
 documents than axes (20 for a ridge). NaN: without words (ridge), without one of `by` (none). Cost:
-n D^2 and two ridge fits (`regress.py`); 1 MB of text a second to score. Source: ODiS (arXiv
-2510.18909), with one ridge where it has a RoBERTa for each axis.
+n D^2 and two ridge fits (`regress.py`; 1,500 documents: 3 s); to score, 13 MB of text a second.
+Source: ODiS (arXiv 2510.18909), with one ridge where it has a RoBERTa for each axis.
 """
 
 from __future__ import annotations
@@ -87,7 +93,7 @@ class Orthogonal(FittedScorer):
     its largest loading points."""
     scale: Scale = "standard"
     """`standard`: mean and deviation. `rank_gauss`: normal quantiles of ranks first, against
-    outliers; the axes' tops then overlap less."""
+    outliers; the tops of axes then overlap about as independent ones do."""
     regressor: Literal["ridge", "none"] = "ridge"
     """`ridge`: predict the axes from the text, for all documents. `none`: project the scores that a
     document has itself."""

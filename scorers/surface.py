@@ -18,7 +18,7 @@ ends.
 
 float32, NaN where there is nothing to divide by (an empty text has none of the nine). Rows stand
 alone. No utility: neither end of any of these is better as such; `orthogonal` or a filter decides.
-Cost: 4 MB/s on one core. Source: Flesch 1948; the choice follows replications of ODiS (arXiv
+Cost: 8 MB/s on one core. Source: Flesch 1948; the choice follows replications of ODiS (arXiv
 2510.18909) with cheap scores.
 """
 
