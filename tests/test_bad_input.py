@@ -314,7 +314,7 @@ def test_no_score_at_all_selects_nothing_and_says_so(tmp_path: Path) -> None:
     done = go(recipe(path, steps=steps), tmp_path / "out")
     assert done.manifest["accounts"]["kept"] == 0
     assert done.manifest["steps"][2]["facts"]["short"] is True
-    assert "larger than what is left" in (done.path / "log.txt").read_text()
+    assert "cannot be filled" in (done.path / "log.txt").read_text()
     said = refused(tmp_path, recipe(path, steps=[*steps, {"export": "jsonl"}]))
     assert said.splitlines()[-1] == (
         "DataError steps[3]: nothing was chosen, so there is nothing to export"
@@ -329,7 +329,7 @@ def test_a_budget_larger_than_what_is_left_takes_all_and_says_so(tmp_path: Path)
     fields = recipe(path, steps=[LENGTH, TOPK | {"budget": "1B tokens"}])
     code, said = run(tmp_path, fields)
     assert code == 0
-    assert "larger than what is left" in said
+    assert "cannot be filled" in said
     done = Run.open(tmp_path / "out")
     assert done.manifest["accounts"]["kept"] == 30
     assert done.manifest["steps"][2]["facts"]["short"] is True

@@ -127,8 +127,8 @@ def test_a_budget_larger_than_what_is_left_takes_all_and_says_so(
     facts = done.manifest["steps"][4]["facts"]
     assert facts["short"] is True
     assert facts["kept"] == facts["rows"]
-    assert "larger than what is left" in caplog.text
-    assert "larger than what is left" in (done.path / "log.txt").read_text()
+    assert "cannot be filled" in caplog.text
+    assert "cannot be filled" in (done.path / "log.txt").read_text()
 
 
 def test_nan_scores_are_counted_and_never_selected(tmp_path: Path) -> None:
