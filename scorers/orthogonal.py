@@ -91,9 +91,9 @@ class Orthogonal(FittedScorer):
     unsigned: Literal["refuse", "both", "keep"] = "refuse"
     """What becomes of an axis whose good end `quality` does not tell: an error, both ends, or as
     its largest loading points."""
-    scale: Scale = "standard"
-    """`standard`: mean and deviation. `rank_gauss`: normal quantiles of ranks first, against
-    outliers; the tops of axes then overlap about as independent ones do."""
+    scale: Scale = "rank_gauss"
+    """`standard`: mean and deviation, as in the paper. `rank_gauss`: normal quantiles of ranks
+    first, against outliers: then the tops of axes overlap about as independent ones do."""
     regressor: Literal["ridge", "none"] = "ridge"
     """`ridge`: predict the axes from the text, for all documents. `none`: project the scores that a
     document has itself."""

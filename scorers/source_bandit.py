@@ -40,7 +40,6 @@ sources, references and falling losses are put in their place here.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +47,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from foresift.pipeline import references
 from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.estimate import count_parameters
+from foresift.pipeline.labels import labels
 from foresift.pipeline.lm.evaluate import means
 from foresift.pipeline.lm.forward import cpu_threads, window
 from foresift.pipeline.lm.model import load
@@ -146,11 +145,11 @@ class SourceBandit(FittedModelScorer):
 
     def _arms(self, corpus: Corpus) -> list[str]:
         """The names of the sources of the alive rows, in ascending order."""
-        found: set[str | None] = set()
+        found: set[str] = set()
         for shard in corpus.shards():
             alive = pa.array(np.flatnonzero(shard.alive()))
-            found |= set(_labels(pc.unique(shard.load([self.by])[self.by].take(alive)), self.depth))
-        arms = sorted(name for name in found if name is not None)
+            found |= set(labels(shard.load([self.by]).take(alive), self.by, self.depth)[0])
+        arms = sorted(found)
         if len(arms) < 2:
             raise DataError(
                 f"{len(arms)} source{'s' * (len(arms) != 1)} ({', '.join(arms) or 'none'}): "
@@ -228,9 +227,10 @@ class SourceBandit(FittedModelScorer):
         return 2.0 * parameters * references, 0.0
 
     def score(self, window: Window, out: Path) -> Arrays:
-        told, names = read_json(out / _STATE), _labels(window.tokens.table[self.by], self.depth)
+        told = read_json(out / _STATE)
+        names, code = labels(window.tokens.table, self.by, self.depth)
         share, ucb = (
-            np.array([told[k].get(name, math.nan) for name in names], dtype=np.float64)
+            np.array([told[k].get(name, math.nan) for name in [*names, None]])[code]
             for k in ("share", "ucb")
         )
         return {"share": share, "ucb": ucb, "utility": ucb}
@@ -267,18 +267,4 @@ def _features(contexts: Iterable[tuple[str, Facts]], places: Sequence[str]) -> F
     if not rows:
         return np.empty((0, 0))
     found: Floats = np.array(rows, dtype=np.float64) / math.sqrt(2.0)
-    return found
-
-
-def _labels(column: pa.Array | pa.ChunkedArray, depth: int) -> list[str | None]:
-    """The source of each row: a label, or the first components of a key path; None: it has none."""
-    pattern = re.compile(rf"[^/#]*(?:[/#][^/#]*){{0,{max(depth, 1) - 1}}}")
-    found: list[str | None] = []
-    for value in column.to_pylist():
-        if value is None or value != value:
-            found.append(None)
-            continue
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        head = pattern.match(text) if depth else None
-        found.append((head.group() if head else text) or None)
     return found

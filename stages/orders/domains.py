@@ -20,13 +20,14 @@ inside a last stage that specialises, then with rehearsal (the study had none; s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.labels import label_text
 from foresift.pipeline.nouns import Order, Rng
 from foresift.pipeline.tables import id_words
 from foresift.pipeline.vectors import BLOCK, Vectors, unit
@@ -71,17 +72,18 @@ class Domains(Order):
         place = np.argsort(self._sequence(table, domain, labels, rng))
         return rows[np.argsort(place[domain[rows]], kind="stable")]
 
-    def _sequence(self, table: pa.Table, domain: Rows, labels: list[Any], rng: Rng) -> Rows:
+    def _sequence(self, table: pa.Table, domain: Rows, labels: list[str | None], rng: Rng) -> Rows:
         """The numbers of the domains in the order in which they come."""
         if self.arrange == "given":
-            missing = [label for label in labels if label not in self.domains]
+            given = [None if label is None else label_text(label) for label in self.domains]
+            missing = [label for label in labels if label not in given]
             if missing:
                 raise DataError(
                     f"{len(missing)} labels are not among the given domains, such as "
                     f"{missing[0]!r}; name each (null for rows without a label)",
                     where=self.by,
                 )
-            return np.argsort([self.domains.index(label) for label in labels])
+            return np.argsort([given.index(label) for label in labels])
         if self.embedding is None:
             keys = [rng.at("domain", repr(label)).key for label in labels]
             return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")

@@ -115,7 +115,9 @@ def _chooser(contents: Contents) -> tuple[str, list[str], bool]:
         return "", [], False
     name, part = found[-1].parts[0]
     by = getattr(part, "by", None) or []
-    return name, [by] if isinstance(by, str) else list(by), bool(getattr(part, "lowest", False))
+    numbers = {column.name for column in contents.scored}  # a selector may go by labels as well
+    ranked = [c for c in ([by] if isinstance(by, str) else by) if c in numbers]
+    return name, ranked, bool(getattr(part, "lowest", False))
 
 
 def _chose(contents: Contents, step: Facts, name: str) -> bool:

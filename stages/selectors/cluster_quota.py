@@ -45,9 +45,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from foresift.pipeline.labels import detail, labels
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
 from foresift.pipeline.tables import id_words
-from foresift.stages.selectors._labels import detail, labels
 from foresift.stages.selectors._quotas import (
     Rows,
     assign_quota,

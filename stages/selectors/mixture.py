@@ -43,8 +43,8 @@ import pyarrow as pa
 
 from foresift.pipeline.choice import scores
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.labels import LISTED, detail, labels, named
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
-from foresift.stages.selectors._labels import LISTED, detail, labels, named
 from foresift.stages.selectors._quotas import (
     Bools,
     Floats,

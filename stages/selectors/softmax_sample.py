@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from foresift.pipeline.labels import detail, labels
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
-from foresift.stages.selectors._labels import detail, labels
 from foresift.stages.selectors._quotas import assign_quota, chosen, spent_by, supply, whole
 from foresift.stages.selectors._ranking import asked, cut, perturbed, standardised, utilities
 

@@ -55,7 +55,9 @@ def test_projects_the_scores_of_a_row_in_units_of_each_axis(tmp_path: Path) -> N
     found = scorer.score(table, tmp_path)
     values = np.stack([found["axis_1"], found["axis_2"]], axis=1)
     by_id = table.take(pa.array(np.argsort([i.as_py() for i in table["id"]])))
-    axes = Axes.fit(matrix(by_id, scorer.by), scorer.by, 2, quality=("j.stars",))
+    axes = Axes.fit(
+        matrix(by_id, scorer.by), scorer.by, 2, quality=("j.stars",), scale="rank_gauss"
+    )
     expected = axes.project(matrix(table, scorer.by)) / np.sqrt(axes.variance[:2])
     np.testing.assert_allclose(values, expected, atol=2e-5)
     np.testing.assert_allclose(np.cov(values.T, ddof=0), np.eye(2), atol=1e-5)

@@ -16,7 +16,7 @@ from foresift.pipeline.nouns import Job, Look, Reference
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import read_json
 from foresift.scorers import source_bandit
-from foresift.scorers.source_bandit import SourceBandit, _labels
+from foresift.scorers.source_bandit import SourceBandit
 from tests.corpora import Serial, make_corpus
 from tests.scorers.tiny import AIM, SUMS, llama
 
@@ -167,15 +167,6 @@ def test_paths_are_cut_to_sources(tmp_path: Path) -> None:
     assert told["arms"] == ["made/0", "made/1"]
     found = scored(bandit, tmp_path / "out", ["made/0#7", "made/1#0"])["share"]
     np.testing.assert_allclose(found, [0.5, 0.5])
-
-
-def test_labels() -> None:
-    column = pa.array(["a/b#1", "c", "", None])
-    assert _labels(column, 1) == ["a", "c", None, None]
-    assert _labels(column, 2) == ["a/b", "c", None, None]
-    assert _labels(column, 0) == ["a/b#1", "c", None, None]
-    assert _labels(pa.array([True, None, False]), 0) == ["true", None, "false"]
-    assert _labels(pa.array([1.5, float("nan")]), 0) == ["1.5", None]
 
 
 def test_one_source_is_an_error(tmp_path: Path) -> None:

@@ -348,3 +348,20 @@ def test_bins_span_all_rounds() -> None:
 )
 def test_flops(value: float | None, shown: str) -> None:
     assert page.flops(value) == shown
+
+
+def test_a_choice_by_labels_has_no_preference_to_show(tmp_path: Path) -> None:
+    """A mixture goes by sources, which are not numbers."""
+    fields = {
+        "count": 2,
+        "steps": [
+            {"select": "mixture", "by": "source", "depth": 1, "shares": "temperature",
+             "budget": "20%"},
+            {"order": "shuffle"},
+        ],
+    }  # fmt: skip
+    done = go({**recipe(rounds=fields), "steps": []}, tmp_path)
+    told = rounds(Contents.open(done.path))
+    assert told is not None
+    assert [r.number for r in told.rounds] == [1, 2]
+    assert not told.preferences

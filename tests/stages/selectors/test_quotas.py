@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foresift.pipeline.errors import DataError
-from foresift.stages.selectors._labels import LISTED, detail, labels
+from foresift.pipeline.labels import LISTED, detail, labels
 from foresift.stages.selectors._quotas import (
     assign_quota,
     expert_quota,

@@ -36,7 +36,7 @@ def labels(table: pa.Table, name: str, depth: int = 0) -> tuple[list[str], Rows]
     if not pa.types.is_null(known.type):
         known = known.take(pc.sort_indices(known))
     code: Rows = pc.index_in(column, value_set=known).fill_null(-1).to_numpy().astype(np.int64)
-    return [_text(value) for value in known.to_pylist()], code
+    return [label_text(value) for value in known.to_pylist()], code
 
 
 def _heads(column: pa.ChunkedArray, name: str, depth: int) -> pa.ChunkedArray:
@@ -48,7 +48,8 @@ def _heads(column: pa.ChunkedArray, name: str, depth: int) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(head, ""), None, head)
 
 
-def _text(value: Any) -> str:
+def label_text(value: Any) -> str:
+    """A label as it is written: true, 3, news."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
