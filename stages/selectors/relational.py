@@ -40,7 +40,6 @@ rows of width 384 in 224 clusters: 3.7 s on one core, 2.3 s of it k-means. Sourc
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,14 +47,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from foresift.pipeline.cells import spherical_kmeans
 from foresift.pipeline.choice import scores
 from foresift.pipeline.errors import DataError, RecipeError
+from foresift.pipeline.labels import labels
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
 from foresift.pipeline.tables import id_words
 from foresift.pipeline.vectors import Matrix, Rows, unit, unit_vectors
+from foresift.stages.selectors._interleave import Queue, interleave
 from foresift.stages.selectors._ranking import NO_SCORE, Floats
 
 GRAM_ROWS = 2048
@@ -122,7 +122,7 @@ class Relational(Selector):
         """The cluster of each row in the order of ids, or -1 and the reason why it has none."""
         cluster = np.zeros(len(by_id), dtype=np.int64)
         if isinstance(self.clusters, str):
-            cluster = labels(table, self.clusters)[by_id]
+            cluster = labels(table, self.clusters)[1][by_id]
         reason = np.where(cluster < 0, "no cluster", "").astype(object)
         reason[np.isnan(vectors).any(axis=1) | (vectors.shape[1] == 0)] = "no embedding"
         reason[np.isnan(utility)] = NO_SCORE
@@ -133,20 +133,6 @@ class Relational(Selector):
             found = spherical_kmeans(vectors[rows[first]], self.clusters, rng)
             cluster[rows] = found[np.cumsum(first) - 1]
         return cluster, reason
-
-
-def labels(table: pa.Table, name: str) -> Rows:
-    """A column of labels as numbers from 0; -1 where there is none (null, NaN)."""
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_nested(column.type):
-        raise DataError(f"cluster labels are numbers or strings, not {column.type}", where=name)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    numbers = pc.index_in(column, value_set=pc.unique(column).drop_null())
-    found: Rows = numbers.fill_null(-1).to_numpy().astype(np.int64)
-    return found
 
 
 def _first_copies(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -219,62 +205,3 @@ def _similarity(vectors: Floats) -> Callable[[int], Floats]:
         gram: Floats = vectors @ vectors.T
         return gram.__getitem__
     return lambda row: vectors @ vectors[row]
-
-
-@dataclass
-class Queue:
-    """The picks of one cluster, and how far they have gone."""
-
-    rows: list[int]
-    values: list[float]
-    share: int
-    """Cost of all rows of the cluster, helpful or not."""
-    at: int = 0
-    spent: int = 0
-    """Cost of its picks that its own share paid for."""
-
-
-def interleave(queues: list[Queue], costs: Rows) -> Rows:
-    """All picks in the order in which they are due; see the head of the file."""
-    cost = costs.tolist()
-    due: list[tuple[float, int, Queue]] = []
-    best: list[tuple[float, int, Queue]] = []
-    left = Queue([], [], 0)
-
-    def offer(queue: Queue) -> None:
-        if queue.at == len(queue.rows):
-            left.share += queue.share
-            left.spent += queue.spent
-            return
-        row = queue.rows[queue.at]
-        heapq.heappush(due, (_due(queue, cost[row]), row, queue))
-        heapq.heappush(best, (-queue.values[queue.at], row, queue))
-
-    for queue in queues:
-        offer(queue)
-    order: list[int] = []
-    while _drop_stale(due) and _drop_stale(best):
-        time, row, queue = due[0]
-        payer = queue
-        if left.share and _due(left, cost[best[0][1]]) < time:
-            _, row, queue = best[0]
-            payer = left
-        payer.spent += cost[row]
-        queue.at += 1
-        order.append(row)
-        offer(queue)
-    return np.array(order, dtype=np.int64)
-
-
-def _due(queue: Queue, cost: int) -> float:
-    return (queue.spent + cost / 2) / max(queue.share, 1)
-
-
-def _drop_stale(heap: list[tuple[float, int, Queue]]) -> bool:
-    """Take away entries of rows that were picked; False when nothing is left."""
-    while heap:
-        _, row, queue = heap[0]
-        if queue.at < len(queue.rows) and queue.rows[queue.at] == row:
-            return True
-        heapq.heappop(heap)
-    return False

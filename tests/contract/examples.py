@@ -94,6 +94,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"rewards": "s.vector", "theta": 1.5},
         {"rewards": "s.vector", "low": -0.2, "high": 0.3},
     ],
+    ("select", "facility_location"): [
+        {"embedding": "s.vector"},
+        {"embedding": "s.vector", "cells": 1, "neighbours": 5, "by": "s.gap", "bonus": 0.5},
+        {"embedding": "s.vector", "cells": "s.flag", "variant": "stochastic"},
+    ],
     ("select", "gumbel_topk"): [
         {"by": "s.u"},
         {"by": "s.gap", "variant": "discard_pl", "standardise": True, "lowest": True},
@@ -109,6 +114,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"axes": ["s.u", "s.gap"]},
         {"axes": ["s.vector", "s.u"], "tails": {"s.vector": "both", "s.u": "low"}},
     ],
+    ("select", "quality_then_diversity"): [
+        {"by": ["n_bytes", "n_tokens"], "embedding": "s.vector"},
+        {"by": ["s.gap"], "embedding": "s.vector", "threshold": 0.2, "scale": "rank"},
+    ],
     ("select", "relational"): [
         {"by": "s.u", "embedding": "s.vector"},
         {"by": "s.u", "embedding": "s.vector", "clusters": 3, "tau": 0.5},
@@ -119,6 +128,12 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"by": "s.gap", "lowest": True, "temperature": 2.0, "per": "s.flag"},
     ],
     ("select", "topk"): [{"by": "s.u"}, {"by": "s.gap", "lowest": True}],
+    ("select", "weighted_coreset"): [
+        {"by": ["s.u"], "embedding": "s.vector"},
+        {"by": ["s.gap", "s.u"], "embedding": "s.vector", "cells": 1, "distance": "euclidean"},
+        {"by": ["n_bytes"], "embedding": "s.vector", "cells": "s.flag", "scale": "raw"},
+        {"by": ["s.u"], "embedding": "s.vector", "pool": 0.8},
+    ],
     ("select", "where"): [
         {"keep": "s.u > 0 and not s.flag"},
         {"keep": "s.gap is not null or n_tokens / 2 > 9 and s.u not in [1, 2]"},

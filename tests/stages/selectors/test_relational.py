@@ -367,7 +367,7 @@ def test_a_column_that_holds_no_vectors_of_one_width(column: pa.Array, message: 
 
 def test_labels_are_plain_values_and_a_budget_is_asked_for() -> None:
     table = pool(10)
-    with pytest.raises(DataError, match="e: cluster labels are numbers or strings"):
+    with pytest.raises(DataError, match="e: labels are numbers or strings"):
         select(Relational(by="u", embedding="e", clusters="e"), table)
     with pytest.raises(RecipeError, match="needs a budget"):
         ONE.select(table, None, RNG)
