@@ -6,6 +6,8 @@
     gsm8k         worked solutions of grade-school maths (train split)   20 %
     noise         documents of the above with their words shuffled       10 %
 
+    held          what `write_held` takes of the clean kinds, none of it in the pool
+
     reference     384 solutions of the test split: what the model should get better at; a recipe
                   holds two thirds of them out to measure on
 
@@ -50,10 +52,31 @@ def write(data: Path, out: Path, characters: int = 9_000_000, seed: int = 0) -> 
     noise = [_shuffled(pool[i][1], rng) for i in rng.permutation(len(pool))]
     pool += [("noise", t) for t in _some(noise, SHARES["noise"] * characters, rng)]
     rows = [{"text": pool[i][1], "kind": pool[i][0]} for i in rng.permutation(len(pool))]
-    _lines(out / "pool.jsonl", rows)
+    lines(out / "pool.jsonl", rows)
     held = _some(_solutions(data, "test"), 1e12, rng)
-    _lines(out / "reference.jsonl", [{"text": t} for t in held[:REFERENCE]])
+    lines(out / "reference.jsonl", [{"text": t} for t in held[:REFERENCE]])
     return {k: sum(r["kind"] == k for r in rows) for k in SHARES}
+
+
+def write_held(data: Path, out: Path, characters: int = 120_000, seed: int = 0) -> None:
+    """Write held.jsonl: so many characters of each clean kind, none in pool or reference."""
+    rng = np.random.default_rng([seed, 1])
+    used = set()
+    for name in ("pool", "reference"):
+        with open(out / f"{name}.jsonl", encoding="utf-8") as file:
+            used |= {json.loads(line)["text"] for line in file}
+    kinds = {
+        # the same windows as in the pool, so that none overlaps one of another document's
+        "domains": _domains(data, np.random.default_rng(seed)),
+        "wikipedia": _wikipedia(data),
+        "instructions": _instructions(data),
+        "gsm8k": _solutions(data, "test"),
+    }
+    rows = []
+    for kind, texts in kinds.items():
+        fresh = [t for t in texts if t[:LONGEST].strip() not in used]
+        rows += [{"text": t, "kind": kind} for t in _some(fresh, characters, rng)]
+    lines(out / "held.jsonl", rows)
 
 
 def _some(texts: list[str], characters: float, rng: np.random.Generator) -> list[str]:
@@ -112,7 +135,7 @@ def _split(raw: bytes) -> Iterator[bytes]:
     return (line for line in raw.split(b"\n") if line)
 
 
-def _lines(path: Path, rows: list[dict[str, str]]) -> None:
+def lines(path: Path, rows: list[dict[str, str]]) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -37,17 +37,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import _mixed_pool
+import _recipes
 import _selection_report as report
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 0.5
@@ -141,20 +138,7 @@ def recipe(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Run an arm; its manifest."""
     path = args.work / f"{name}-{seed}.yaml"
-    path.write_text(yaml.safe_dump(recipe(name, seed, args)))
-    out = args.work / "out"
-    command = [sys.executable, "-m", "foresift.pipeline.cli", "run", str(path), "--out", str(out)]
-    told = subprocess.run(
-        [*command, "--workers", "1"], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    if told.returncode:
-        raise SystemExit(f"{name}, seed {seed}:\n{told.stdout[-2000:]}{told.stderr[-4000:]}")
-    lines = [line for line in told.stdout.splitlines() if line.startswith("plan ")]
-    folder = Path(lines[-1].removeprefix("plan").strip()).parent
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
-    return manifest
+    return _recipes.run(recipe(name, seed, args), path, args.work / "out")
 
 
 def main() -> None:

@@ -82,3 +82,16 @@ def test_a_model_prefers_what_is_like_its_aim() -> None:
     utilities = [float(line.split()[0]) for line in said]
     assert utilities == sorted(utilities, reverse=True)
     assert utilities[0] > 0
+
+
+def test_one_scoring_serves_many_choices(tmp_path: Path) -> None:
+    said = [line.split() for line in call("choose_many_ways.py", str(tmp_path)).splitlines()]
+    chosen = {line[0]: line for line in said if "documents," in line}
+    assert list(chosen) == [
+        "random", "topk", "per_axis_top", "weighted_coreset", "facility_location", "cluster_quota",
+    ]  # fmt: skip
+    cached = [int(line[5]) for line in chosen.values()]
+    assert cached[0] == 0
+    assert len(set(cached[1:])) == 1
+    assert cached[1] >= 7
+    assert all(20 < int(line[1]) < 200 for line in chosen.values())
