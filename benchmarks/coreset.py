@@ -10,12 +10,13 @@
    every pick: seconds, and the largest w_i d_i that is left.
 3. Facility location over 50,000 vectors at once against apricot. Its whole matrix would take 20 GB
    there, so it gets a sparse one of as many neighbours as ours, found as its option `n_neighbors`
-   finds them; both results are judged by the mean of max(0, cos) to the nearest pick, all pairs
-   counted. On 16,000 vectors apricot has the whole matrix and its picks are the exact greedy ones.
+   finds them (exact search; ours looks into 8 cells for each). Both results are judged by the mean
+   of max(0, cos) to the nearest pick, all pairs counted. On 16,000 vectors apricot has the whole
+   matrix and its picks are the exact greedy ones.
 
 Vectors: directions drawn around centres of different frequency. Only ratios within one run mean
-anything. apricot is installed into `.venv-peers/apricot` (`--peers install`, default; `present`,
-`none`).
+anything; set OMP_NUM_THREADS=1 where other work runs beside it. apricot is installed into
+`.venv-peers/apricot` (`--peers install`, default; `present`, `none`).
 """
 
 from __future__ import annotations
@@ -327,8 +328,6 @@ def main() -> None:
              ratio(sparse, speed, "apricot", "whole pool"), smoke),
         goal("facility location, coverage over apricot", 0.99,
              ratio(sparse, near, "whole pool", "apricot"), smoke),
-        goal("facility location, speed over exact apricot", 5,
-             ratio(whole, speed, "apricot", "whole pool"), smoke),
         goal("facility location, coverage over exact apricot", 0.99,
              ratio(whole, near, "whole pool", "apricot"), smoke),
     ]  # fmt: skip

@@ -178,7 +178,8 @@ class Similar:
         rows = np.concatenate([own, np.nonzero(which)[0].astype(np.int32)])
         columns = np.concatenate([own, neighbour[which].astype(np.int32)])
         values = np.concatenate([np.ones(n, dtype=np.float32), similarity[which]])
-        order = np.argsort(columns, kind="stable")
+        narrow = columns.astype(np.uint16) if n <= 1 << 16 else columns  # a radix sort
+        order = np.argsort(narrow, kind="stable")
         self.rows, self.values = rows[order], values[order]
         self.bounds = np.searchsorted(columns[order], np.arange(n + 1)).tolist()
 

@@ -8,11 +8,13 @@ at least 1 - 1/e of the best k (Nemhauser, Wolsey, Fisher 1978). With `by`, ever
 `bonus` times the rank of its score in (0, 1): a bonus of 1 is worth as much as one document more
 that is wholly covered.
 
-`neighbours` = K > 0: of each document only the K most similar others count as similar to it, found
-by exact search (or in `probes` cells), so that nothing of n x n is stored; K = 0 counts all, and
-takes cells of up to 8,192 documents. `stochastic` looks for each pick at a random sample of
-(n / k) ln(1 / epsilon) documents, k the picks that the cell is expected to need; the expected value
-is within epsilon of greedy's guarantee (Mirzasoleiman et al. 2015). Its picks depend on the budget.
+`neighbours` = K > 0: of each document only the K most similar others count as similar to it, so
+that nothing of n x n is stored; they are found by exact search, or in `probes` k-means cells where
+there are more than 8,192 documents. K = 0 counts all, and takes cells of up to 8,192 documents.
+
+`stochastic` looks for each pick at a random sample of (n / k) ln(1 / epsilon) documents, k the
+picks that the cell is expected to need; the expected value is within epsilon of greedy's guarantee
+(Mirzasoleiman et al. 2015). Its picks depend on the budget.
 
 Cells share the budget in proportion to their cost, as in `relational`: 1 cell is the rule over the
 whole pool. Exact copies count as one document with the cost of all, and stand side by side. Picks
@@ -20,7 +22,8 @@ are made until the budget is full; other documents are "not reached" and not ran
 score", "no embedding", "no cluster".
 
 Cost: n_c^2 d for the neighbours in a cell of n_c documents (n_c m d where m lie in the cells looked
-into), then about K operations for each gain looked at. Memory: n_c d + 24 K n_c bytes.
+into), then about K operations for each gain looked at. Memory: 4 n_c d + 24 K n_c bytes. 1,000 of
+50,000 vectors of width 384 at once: 9 s on one core, 4 s in 158 cells.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ class FacilityLocation(Selector):
     neighbours: int = 256
     """Documents that count as similar to each; 0 is all of a cell. Take several times the number of
     documents for each one kept."""
-    probes: int = 0
-    """Cells looked into for neighbours where a cell is larger than 8,192; 0 searches all of it."""
+    probes: int = 8
+    """In a cell of more than 8,192 documents neighbours are searched in so many k-means cells of
+    it, the nearest ones; 0 searches all of it."""
     by: str = ""
     """Column of scores, larger = keep first; empty: none."""
     bonus: float = 1.0
