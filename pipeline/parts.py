@@ -35,7 +35,10 @@ VERBS = {
     "order": "foresift.stages.orders",
     "train": "foresift.stages.trainers",
     "export": "foresift.stages.exporters",
+    "sample": "foresift.stages.samplers",
 }
+#: verbs whose parts choose while training, not in a step of a recipe
+ONLINE = ("sample",)
 
 
 def tuning(default: Any, **kw: Any) -> Any:

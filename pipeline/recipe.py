@@ -30,7 +30,7 @@ from foresift.pipeline.choice import Budget
 from foresift.pipeline.errors import RecipeError, nearest
 from foresift.pipeline.lm.model import ModelSpec
 from foresift.pipeline.nouns import Selector
-from foresift.pipeline.parts import VERBS, Part, find
+from foresift.pipeline.parts import ONLINE, VERBS, Part, find
 
 if TYPE_CHECKING:
     from foresift.pipeline.nouns import Progress
@@ -233,7 +233,7 @@ def _position(place: list[Any], name: str, where: str) -> int:
 
 def step_of(fields: dict[str, Any], where: str, verbs: Sequence[str] = ()) -> StepSpec:
     """Read one step: exactly one verb, its part or parts, their fields, and the extras."""
-    allowed = verbs or [v for v in VERBS if v != "read"]
+    allowed = verbs or [v for v in VERBS if v != "read" and v not in ONLINE]
     given = [k for k in fields if k in allowed]
     if len(given) != 1:
         unknown = next((str(k) for k in fields if k not in _EXTRAS), "")

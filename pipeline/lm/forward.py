@@ -180,15 +180,22 @@ def _forward(
     batch: Batch, loaded: Loaded, head: heads.Head, names: Sequence[str], counts: Integers
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Token signals in flat order and document signals of one batch."""
-    device = loaded.device
-    hidden = heads.last_hidden(loaded.model, torch.from_numpy(batch.ids).to(device))
+    ids = torch.from_numpy(batch.ids).to(loaded.device)
+    return reduce(heads.last_hidden(loaded.model, ids), batch, head, names, counts)
+
+
+def reduce(
+    hidden: torch.Tensor, batch: Batch, head: heads.Head, names: Sequence[str], counts: Integers
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The same from [B, L, d] final hidden states; `counts`: counted tokens by document number."""
+    device = hidden.device
     documents = {n: _pool(hidden, batch, n) for n in names if n.startswith("hidden_mean")}
     wanted = [n for n in names if n in TOKEN]
     found: dict[str, torch.Tensor] = {}
     if wanted or "grad_norm" in names:
         positions, targets = (torch.from_numpy(x).to(device) for x in batch.shift())
         rows = hidden.flatten(0, 1)[positions]
-        del hidden
+        del hidden  # of the offline pass nobody else holds it
         found = heads.statistics(head, rows, targets, wanted)
         if "grad_norm" in names:
             sizes = counts[batch.documents].tolist()

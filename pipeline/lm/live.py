@@ -1,0 +1,163 @@
+"""The model that is being trained, asked about candidates between two optimizer steps.
+
+`look` makes one forward without gradients over padded rows and gives the same signals as the
+offline pass (`forward.py`), and the final hidden states where they are asked for. Pads are taken
+out first, whatever side they stand on. In `eval` mode dropout is off and is put back afterwards.
+
+Where the output layer does more to its logits than a matrix, a bias, a scale and a soft cap, or
+is itself adapted, the identity `logits = head(hidden)` does not hold. That is found out at the
+start: `head` is None, `reason` says why, and signals are then computed from full logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from foresift.pipeline.errors import ModelError
+from foresift.pipeline.lm import head as heads
+from foresift.pipeline.lm.batches import Batch
+from foresift.pipeline.lm.forward import reduce
+from foresift.pipeline.lm.signals import DOCUMENT, TOKEN, Floats, Signals, validate
+from foresift.pipeline.online import IGNORED, Candidates
+
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Candidates and what one forward told of them."""
+
+    candidates: Candidates
+    signals: Signals
+    """Token signals are flat over the counted tokens, row after row."""
+    lengths: torch.Tensor
+    """[B] tokens of each row, pads left out."""
+    ids: torch.Tensor
+    """[B, T] token ids moved to the left, 0 behind the end."""
+    counted: torch.Tensor
+    """[B, T] whether the token counts in the loss; never a row's first."""
+    hidden: torch.Tensor | None
+    """[B, T, d] final hidden states as the output layer sees them, where asked for."""
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+
+def unwrap(model: Any) -> Any:
+    """The causal language model inside data-parallel, compiled and adapter wrappers."""
+    while True:
+        if hasattr(model, "get_base_model"):  # PEFT
+            model = model.get_base_model()
+        elif hasattr(model, "module"):  # DistributedDataParallel
+            model = model.module
+        elif hasattr(model, "_orig_mod"):  # torch.compile
+            model = model._orig_mod
+        else:
+            return model
+
+
+class LiveModel:
+    """A model in training, its output layer, and how candidates are scored with it."""
+
+    def __init__(self, model: Any, mode: Mode = "eval", optimizer: Any = None) -> None:
+        self.wrapped, self.mode, self.optimizer = model, mode, optimizer
+        self.model = unwrap(model)
+        self.reason = ""
+        self.head: heads.Head | None = None
+        with self._scoring():
+            try:
+                self.head = heads.find_head(self.model)
+            except ModelError as error:
+                self.reason = str(error)
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    def _scoring(self) -> Any:
+        return _Scoring(self.model, self.mode)
+
+    def look(self, candidates: Candidates, names: Sequence[str], hidden: bool = False) -> Seen:
+        """The named signals (token and document) of the candidates, and their hidden states."""
+        validate(names)
+        ids, lengths, counted = compact(candidates)
+        batch = Batch(np.arange(len(ids)), ids.numpy(), lengths.numpy(), counted.numpy())
+        counts = batch.counted.sum(1).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        states: torch.Tensor | None = None
+        with torch.no_grad(), self._scoring():
+            if self.head is not None and (names or hidden):
+                states = heads.last_hidden(self.model, ids.to(self.device))
+                token, document = reduce(states, batch, self.head, names, counts)
+            else:
+                token, document = self._from_logits(ids, batch, names)
+        for name, values in document.items():
+            if name != "hidden_mean":
+                values[counts == 0] = np.nan
+        vocabulary = 0 if self.head is None else len(self.head.weight)
+        signals = Signals(token, document, offsets, vocabulary)
+        return Seen(candidates, signals, lengths, ids, counted, states if hidden else None)
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """[B, T, V] the model's own logits, in float32 (for what cannot go through the head)."""
+        found: torch.Tensor = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        return found.float()
+
+    def _from_logits(
+        self, ids: torch.Tensor, batch: Batch, names: Sequence[str]
+    ) -> tuple[dict[str, Floats], dict[str, Any]]:
+        """Signals without an output layer that is known; those of hidden states cannot be had."""
+        lost = [n for n in names if n in DOCUMENT]
+        if lost:
+            raise ModelError(f"{', '.join(lost)} cannot be had: {self.reason}", where="online")
+        wanted = [n for n in names if n in TOKEN]
+        if not wanted:
+            return {}, {}
+        positions, targets = (torch.from_numpy(x).to(self.device) for x in batch.shift())
+        rows = self.logits(ids).flatten(0, 1)[positions]
+        log = torch.log_softmax(rows, dim=1)
+        p, two = log.exp(), log.topk(2, dim=1).values.exp()
+        found = {
+            "nll": -log.gather(1, targets[:, None])[:, 0],
+            "entropy": -(p * log).sum(1),
+            "top_prob": two[:, 0],
+            "margin": two[:, 0] - two[:, 1],
+        }
+        return {n: found[n].cpu().numpy() for n in wanted}, {}
+
+
+class _Scoring:
+    """The mode in which candidates are scored, and back again."""
+
+    def __init__(self, model: Any, mode: Mode) -> None:
+        self.model, self.mode = model, mode
+        self.before: list[tuple[Any, bool]] = []
+
+    def __enter__(self) -> None:
+        if self.mode == "eval":
+            self.before = [(m, m.training) for m in self.model.modules()]
+            self.model.eval()
+
+    def __exit__(self, *error: object) -> None:
+        for module, training in self.before:
+            module.training = training
+
+
+def compact(candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids [B, T], lengths [B], counted [B, T]) with the pads taken out, on the CPU."""
+    real = candidates.attention_mask.cpu().bool()
+    lengths = real.sum(1)
+    width = max(1, int(lengths.max()) if len(lengths) else 1)
+    order = (~real).int().argsort(dim=1, stable=True)[:, :width]
+    behind = torch.arange(width) >= lengths[:, None]
+    ids = candidates.input_ids.cpu().gather(1, order).masked_fill(behind, 0)
+    labels = candidates.labels.cpu().gather(1, order)
+    counted = (labels != IGNORED) & ~behind
+    counted[:, 0] = False
+    return ids, lengths, counted
