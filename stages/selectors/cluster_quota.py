@@ -45,7 +45,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from foresift.pipeline.labels import detail, labels
+from foresift.pipeline.labels import detail, labels, named
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
 from foresift.pipeline.tables import id_words
 from foresift.stages.selectors._quotas import (
@@ -107,10 +107,12 @@ class ClusterQuota(Selector):
         wanted = assign_quota(np.full(len(sizes), amount), amount, weights, refill=False)
         taken = spent_by(cell, choice.kept, costs, len(names))
         facts = _facts(names, sizes, quota, taken, wanted)
-        if not self.refill and facts["unfilled"]["clusters"]:
+        unfilled = facts["unfilled"]
+        if unfilled["clusters"]:
+            where = "went to the others" if self.refill else "are not spent (`refill: false`)"
             facts["warnings"] = [
-                f"{facts['unfilled']['clusters']} clusters are smaller than their quota: "
-                f"{facts['unfilled']['missing']} {budget.cost} are not spent (`refill: false`)"
+                f"{unfilled['clusters']} clusters are smaller than their quota "
+                f"({named(unfilled['first'], 3)}): {unfilled['missing']} {budget.cost} {where}"
             ]
         return replace(choice, facts={**choice.facts, **facts})
 

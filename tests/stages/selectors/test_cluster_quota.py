@@ -86,7 +86,7 @@ def test_a_cluster_that_cannot_give_its_part() -> None:
         assert choice.facts["unfilled"] == {"clusters": 1, "missing": 20, "first": ["b"]}
         assert choice.facts["short"] is not refill
     assert choice.facts["warnings"] == [
-        "1 clusters are smaller than their quota: 20 rows are not spent (`refill: false`)"
+        "1 clusters are smaller than their quota ('b'): 20 rows are not spent (`refill: false`)"
     ]
 
 
