@@ -10,7 +10,7 @@ replaced by the normal quantile of its rank, Phi^-1((r - 1/2) / n), equal values
 does not pull an axis by its outliers, and any increasing transform of a score changes nothing.
 
 **Sign.** An axis is turned so that its loadings over the named quality columns sum to 0 or more.
-Where the sum is within SIGN of 0 the axis is *unsigned*, and its largest loading (the first of
+Where the sum is within `below` of 0 the axis is *unsigned*, and its largest loading (the first of
 equal ones) is made positive. Loadings of later axes are orthogonal to those of the first, so where
 the first weighs all columns alike the others are all unsigned: then name quality columns.
 
@@ -63,6 +63,8 @@ class Axes:
     """[D] variance along every component, largest first."""
     sums: Floats
     """[K] sum of the loadings over the quality columns, 0 or more unless unsigned."""
+    below: float = SIGN
+    """Size of a sum under which the axis is unsigned."""
 
     @classmethod
     def fit(
@@ -74,6 +76,7 @@ class Axes:
         lower: tuple[str, ...] = (),
         quality: tuple[str, ...] = (),
         scale: Scale = "standard",
+        below: float = SIGN,
         where: str = "axes",
     ) -> Axes:
         """Fit `count` axes to finite values [n, D], rows in a fixed order."""
@@ -101,14 +104,14 @@ class Axes:
                 where=where,
             )
         named = np.array([name in quality or not quality for name in columns])
-        basis = basis * _signs(basis, named)
+        basis = basis * _signs(basis, named, below)
         sums = np.array([math.fsum(q) for q in basis[named].T])
-        return cls(columns, turned, knots, mean, deviation, basis, variance, sums)
+        return cls(columns, turned, knots, mean, deviation, basis, variance, sums, below)
 
     @property
     def unsigned(self) -> Bools:
         """[K] axes whose good end the quality columns do not tell."""
-        found: Bools = np.abs(self.sums) < SIGN
+        found: Bools = np.abs(self.sums) < self.below
         return found
 
     @property
@@ -147,6 +150,7 @@ class Axes:
         arrays: dict[str, Any] = {
             "lower": self.lower, "mean": self.mean, "scale": self.scale,
             "loadings": self.loadings, "variance": self.variance, "sums": self.sums,
+            "below": np.array([self.below]),
         }  # fmt: skip
         arrays |= {f"knots.{i}": knots for i, knots in enumerate(self.knots)}
         partial = temporary(folder / _FILE)
@@ -163,7 +167,8 @@ class Axes:
             columns = tuple(json.loads(file.metadata()["columns"]))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         knots = tuple(arrays.pop(f"knots.{i}") for i in range(len(columns)))
-        return cls(columns=columns, knots=knots, **arrays)
+        below = float(arrays.pop("below")[0])
+        return cls(columns=columns, knots=knots, below=below, **arrays)
 
 
 def _varies(values: Floats, columns: tuple[str, ...]) -> None:
@@ -180,12 +185,12 @@ def _varies(values: Floats, columns: tuple[str, ...]) -> None:
             )
 
 
-def _signs(basis: Floats, named: Bools) -> Floats:
+def _signs(basis: Floats, named: Bools, below: float) -> Floats:
     """+1 or -1 for each axis, by the rule at the head of the file."""
     signs = np.ones(basis.shape[1])
     for axis, q in enumerate(basis.T):
         total = math.fsum(q[named])
-        if abs(total) < SIGN:
+        if abs(total) < below:
             size = np.abs(q)
             total = q[np.argmax(size > size.max() - 1e-9)]
         signs[axis] = 1.0 if total >= 0 else -1.0

@@ -16,8 +16,8 @@ standard deviations of that axis' emitted values; equal ones go to the smaller n
 Scores of different axes are compared by ranks: select with `per_axis_top`, whose `tails` can turn
 an axis that points the wrong way.
 
-**Unsigned axes** (the sum of loadings over `quality` is within 0.1 of 0) are refused, unless
-`unsigned` says `both` (axis_k = |y_k|: either end is good) or `keep` (as the largest loading
+**Unsigned axes** (the sum of loadings over `quality` is within `unsigned_below` of 0) are refused,
+unless `unsigned` says `both` (axis_k = |y_k|: either end is good) or `keep` (as the largest loading
 points). Axes are uncorrelated on the sample, **not independent**: among the facts is the overlap of
 their top 5 % and 10 %, over what independent axes have (1 = independent), for the axes themselves
 and for a fifth of the sample that a second fit to the others predicts. A regressor shrinks to the
@@ -56,7 +56,7 @@ from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts, finite, read_json, write_json
 from foresift.pipeline.tables import Column, content_columns, content_texts, id_words
 from foresift.pipeline.words import hashed_words
-from foresift.scorers._axes import Axes, Floats, Scale, overlap
+from foresift.scorers._axes import SIGN, Axes, Floats, Scale, overlap
 
 SHARES = (0.05, 0.1)
 LEARNABLE = 0.1
@@ -91,6 +91,9 @@ class Orthogonal(FittedScorer):
     unsigned: Literal["refuse", "both", "keep"] = "refuse"
     """What becomes of an axis whose good end `quality` does not tell: an error, both ends, or as
     its largest loading points."""
+    unsigned_below: float = SIGN
+    """Size of the sum of loadings over `quality` under which an axis is unsigned. Sums reach the
+    root of the number of columns; one near this bound may fall on either side in another sample."""
     scale: Scale = "rank_gauss"
     """`standard`: mean and deviation, as in the paper. `rank_gauss`: normal quantiles of ranks
     first, against outliers: then the tops of axes overlap about as independent ones do."""
@@ -111,6 +114,8 @@ class Orthogonal(FittedScorer):
             strange = [c for c in getattr(self, name) if c not in self.by]
             if strange:
                 raise ValueError(f"{name}: {strange[0]!r} is not among `by`")
+        if not self.unsigned_below >= 0:
+            raise ValueError("unsigned_below: at least 0")
         if self.sample < 20:
             raise ValueError("sample: at least 20 documents")
 
@@ -122,7 +127,8 @@ class Orthogonal(FittedScorer):
         found = self._sample(tables)
         axes = Axes.fit(
             found.values, self.by, self.axes,
-            lower=self.lower, quality=self.quality, scale=self.scale, where="orthogonal",
+            lower=self.lower, quality=self.quality, scale=self.scale,
+            below=self.unsigned_below, where="orthogonal",
         )  # fmt: skip
         if axes.unsigned.any() and self.unsigned == "refuse":
             raise DataError(_refusal(axes), where="orthogonal")

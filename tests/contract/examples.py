@@ -83,6 +83,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"reference": "aim", "method": "knn", "embedding": "s.vector", "k": 2},
     ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
+    ("score", "whitened"): [
+        {"embedding": "s.vector"},
+        {"embedding": "s.vector", "dimensions": 3, "whiten": True},
+    ],
     ("select", "cluster_quota"): [
         {"clusters": "s.flag", "by": "s.u"},
         {"clusters": "s.flag", "by": "s.gap", "lowest": True, "quota": "equal", "refill": False},

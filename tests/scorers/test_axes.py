@@ -99,6 +99,8 @@ def test_quality_columns_turn_axes_and_say_which_are_unsigned() -> None:
         axes = Axes.fit(values, ("a", "b"), 2, quality=(name,))
         assert not axes.unsigned.any()
         assert (axes.loadings[place] > 0).all()
+    strict = Axes.fit(values, ("a", "b"), 2, quality=("a",), below=0.9)
+    assert strict.unsigned.all(), "1 / sqrt 2 is within 0.9 of 0"
 
 
 def test_what_cannot_make_axes_is_refused() -> None:
