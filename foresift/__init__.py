@@ -4,11 +4,19 @@ from foresift import Recipe, Run
 
 run = Recipe.read("recipe.yaml", ["rounds.count=1"]).run("out")
 print(run.manifest["accounts"])
+
+`Stream` chooses batches in training; it is imported when it is asked for, since it needs torch.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from foresift.pipeline.errors import DataError, ForesiftError, ModelError, RecipeError, StoreError
 from foresift.pipeline.recipe import Recipe
 from foresift.pipeline.run import Run
+
+if TYPE_CHECKING:
+    from foresift.pipeline.stream import Stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,5 +27,14 @@ __all__ = [
     "RecipeError",
     "Run",
     "StoreError",
+    "Stream",
     "__version__",
 ]
+#: public names whose modules import torch -> the module
+_LATER = {"Stream": "foresift.pipeline.stream"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'foresift' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -1,0 +1,308 @@
+"""Stream: the live model chooses its next batch, once an optimizer step, in any loop.
+
+    for batch in Stream(data, method, model, keep=8, of=32, collate=collate):
+        loss = model(**batch).loss; loss.backward(); optimizer.step(); optimizer.zero_grad()
+
+A step has `of` candidates in all processes together. Each process measures its share of them with
+the weights of that moment; the measurements are put together in the order of the candidates; every
+process takes the `keep` of the largest utility (ties by the hash of the id; rows that cannot be
+judged last) and trains on its share of those, again in the order of the candidates. The same rows
+are chosen whatever the number of processes: candidates are measured `at_once` at a time, so where
+`of / world` is a multiple of that, even the rounding is the same.
+
+Ask for a batch when the step before has updated the weights; save `state_dict()` then too, before
+the next batch is asked for. A run that goes on from a saved state sees what it would have seen.
+
+Cost of a step: one forward without gradients over the candidates (roughly `of / 3 keep` of a step's
+own cost) on top of the training. That forward is not used again for the training.
+The global random state is left as it was: dropout (`mode="train"`) and random collators draw from
+torch generators keyed by seed, step and candidate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xxhash
+
+from foresift.pipeline.candidates import CandidateOrder
+from foresift.pipeline.errors import DataError
+from foresift.pipeline.lm.live import LiveModel, Mode
+from foresift.pipeline.online import BatchMethod, Floats, Rows, State, Stateful, TokenSelector
+from foresift.pipeline.parts import digest
+from foresift.pipeline.ranks import Gather, Ranks
+from foresift.pipeline.rng import Rng
+from foresift.pipeline.stream_rows import Collate, RowSource, id_words
+
+Named = dict[int, tuple[str, dict[str, Any]]]
+
+
+class Stream(Stateful):
+    """Batches that a model in training chooses from the candidates of each step."""
+
+    def __init__(
+        self,
+        data: Any,
+        method: BatchMethod,
+        model: Any,
+        *,
+        keep: int,
+        of: int,
+        collate: Collate,
+        seed: int = 0,
+        ids: str = "id",
+        optimizer: Any = None,
+        mode: Mode = "eval",
+        rank: int | None = None,
+        world: int | None = None,
+        gather: Gather | None = None,
+        tokens: TokenSelector | None = None,
+        steps: int | None = None,
+        at_once: int = 8,
+        check_every: int = 50,
+    ) -> None:
+        """Begin at step 0.
+
+        data      map-style data set; a row is a mapping of what `collate` takes, and its id
+        keep, of  rows trained on and candidates of a step, in all processes together
+        collate   rows -> batch with input_ids, labels and attention_mask
+        ids       the column of ids, or "row" where row numbers are the same in every run
+        mode      "eval": dropout is off while candidates are scored; "train": it is as the model's
+        rank, world, gather   of torch.distributed, where it is initialised and nothing is said
+        tokens    also choose which tokens of the chosen rows count
+        steps     end of the iteration, counted from step 0; None: without end
+        at_once   candidates in one forward; changes memory and speed
+        check_every   steps between two comparisons of what the processes chose
+        """
+        self.ranks = Ranks(rank, world, gather)
+        self.source = RowSource(data, ids, collate)
+        self.order = CandidateOrder(len(self.source), of, seed)
+        _check_sizes(keep, of, self.ranks.world, at_once, mode)
+        self.method, self.tokens, self.seed = method, tokens, seed
+        self.keep, self.of, self.steps = keep, of, steps
+        self.at_once, self.check_every = at_once, check_every
+        self.live = LiveModel(model, mode, optimizer)
+        self.chooser = method.open(self.live)
+        self.masker = None if tokens is None else tokens.open(self.live)
+        self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode])
+        self.step = 0
+        self.account = _Account()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the candidates go once through the data (a rest below `of` is dropped)."""
+        return self.order.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.steps is not None and self.step >= self.steps:
+            raise StopIteration
+        return self.take()[0]
+
+    def take(self, cut: int = 1) -> list[Any]:
+        """The next step's batch of this process, in so many micro-batches of one size."""
+        share = self.keep // self.ranks.world
+        if cut < 1 or share % cut:
+            raise DataError(f"{share} rows cannot be cut into {cut} micro-batches", where="keep")
+        self.account.begin()
+        rows = self.order.rows(self.step)
+        named, measured = self._measure(rows)
+        words = self.ranks.gather(id_words(name for name, _ in named.values()))
+        chosen = self._choose(rows, words.numpy().view(np.uint64), measured)
+        self.account.scored()
+        mine = rows[chosen[self.ranks.rank * share :][:share]]
+        absent = np.array([row for row in mine.tolist() if row not in named], dtype=np.int64)
+        named.update(zip(absent.tolist(), self.source.read(absent), strict=True))
+        batches = [self._batch(part, named) for part in mine.reshape(cut, -1)]
+        self.step += 1
+        return batches
+
+    def _measure(self, rows: Rows) -> tuple[Named, dict[str, torch.Tensor]]:
+        """What each candidate of this process measures, put together with the others'."""
+        size = self.of // self.ranks.world
+        first = self.ranks.rank * size
+        named: Named = {}
+        parts: list[Mapping[str, torch.Tensor]] = []
+        for start in range(first, first + size, self.at_once):
+            some = rows[start : min(start + self.at_once, first + size)]
+            examples = self.source.read(some)
+            named.update(zip(some.tolist(), examples, strict=True))
+            with self._drawing("candidate", start), self._scoring():
+                found = self.source.candidates(self.source.collated(examples), some, examples)
+                seen = self.live.look(found, self.method.signals, self.method.hidden)
+                parts.append(dict(self.chooser.measure(seen)))
+        own = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        for name, values in own.items():
+            if len(values) != size:
+                raise DataError(f"{len(values)} values for {size} candidates", where=name)
+        return named, self.ranks.gathered(own)
+
+    def _choose(
+        self, rows: Rows, words: npt.NDArray[np.uint64], measured: Mapping[str, torch.Tensor]
+    ) -> Rows:
+        """[keep] places of the chosen among the candidates, ascending."""
+        utility = np.asarray(self.chooser.utility(measured, self.step), dtype=np.float64)
+        if utility.shape != (self.of,):
+            raise DataError(
+                f"{type(self.method).__name__} gave utilities of shape {list(utility.shape)} for"
+                f" {self.of} candidates",
+                where="method",
+            )
+        if np.isnan(utility).all():
+            raise DataError(
+                f"no candidate of step {self.step} can be judged: {type(self.method).__name__}"
+                " gave NaN for all of them",
+                where="method",
+            )
+        chosen = best(utility, words, rows, self.keep)
+        self.chooser.observe(measured, chosen)
+        self.account.add(self.of, self.keep, int(np.isnan(utility).sum()))
+        self.account.agreement = xxhash.xxh3_64_hexdigest(
+            np.append(rows[chosen], self.step).astype("<i8").tobytes()
+        )
+        if self.step % self.check_every == 0:
+            self.ranks.assert_equal(int(self.account.agreement, 16) >> 1, self.step)
+        return chosen
+
+    def _batch(self, rows: Rows, named: Named) -> Any:
+        """Chosen rows collated, with the labels of the tokens that count."""
+        examples = [named[row] for row in rows.tolist()]
+        with self._drawing("batch", int(rows[0])):
+            batch = self.source.collated(examples)
+            if self.masker is None or self.tokens is None:
+                return batch
+            with self._scoring():
+                found = self.source.candidates(batch, rows, examples)
+                seen = self.live.look(found, self.tokens.signals, self.tokens.hidden)
+                labels = self.masker.labels(seen, self.step)
+        if labels.shape != found.labels.shape:
+            raise DataError(
+                f"labels of shape {list(labels.shape)}, not {list(found.labels.shape)}",
+                where="tokens",
+            )
+        batch["labels"] = labels.to(found.labels.device)
+        return batch
+
+    @contextlib.contextmanager
+    def _drawing(self, *place: str | int) -> Iterator[None]:
+        """Torch draws keyed by seed, step and place; what was drawn from before is left alone."""
+        device = self.live.device
+        key = Rng(self.seed).at("online", self.step, *place).key % 2**63
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(key)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(key)
+            yield
+
+    @contextlib.contextmanager
+    def _scoring(self) -> Iterator[None]:
+        """No gradients, and the mode in which candidates are scored."""
+        with torch.no_grad(), self.live._scoring():
+            yield
+
+    def state_dict(self) -> State:
+        """Where the stream stands; equal in every process as long as the token selector's is."""
+        return {
+            "plan": self.plan,
+            "step": self.step,
+            "cursor": (self.step % self.steps_per_epoch) * self.of,
+            "account": self.account.totals(),
+            "chooser": self.chooser.state_dict(),
+            "masker": {} if self.masker is None else self.masker.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        if state.get("plan") != self.plan:
+            raise DataError(
+                f"the state belongs to plan {state.get('plan')}, this stream is plan {self.plan};"
+                " method, data, seed, keep, of and mode must be those that it was saved with",
+                where="state",
+            )
+        self.chooser.load_state_dict(state["chooser"])
+        if self.masker is not None:
+            self.masker.load_state_dict(state["masker"])
+        self.step = int(state["step"])
+        self.account = _Account(*state["account"])
+
+    def report(self) -> dict[str, Any]:
+        """What the choosing did and cost, so far; seconds are of this process."""
+        account = self.account
+        steps = max(1, account.steps)
+        return {
+            "plan": self.plan,
+            "steps": account.steps,
+            "candidates_seen": account.seen,
+            "rows_trained_on": account.trained,
+            "effective_batch": self.keep,
+            "keep_fraction": self.keep / self.of,
+            "nan_rows": account.nan,
+            "seconds_scoring": account.scoring,
+            "seconds_scoring_per_step": account.scoring / steps,
+            "seconds_per_step": account.pace(),
+            "agreement": account.agreement,
+        }
+
+
+class _Account:
+    """Counts that go on over an interruption, and clocks."""
+
+    def __init__(
+        self, steps: int = 0, seen: int = 0, trained: int = 0, nan: int = 0, scoring: float = 0.0
+    ) -> None:
+        self.steps, self.seen, self.trained = int(steps), int(seen), int(trained)
+        self.nan, self.scoring, self.agreement = int(nan), float(scoring), ""
+        self.first = self.last = 0.0
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first if self.begun else self.last
+        self.begun += 1
+
+    def scored(self) -> None:
+        self.scoring += time.perf_counter() - self.last
+
+    def add(self, seen: int, trained: int, nan: int) -> None:
+        self.steps, self.seen = self.steps + 1, self.seen + seen
+        self.trained, self.nan = self.trained + trained, self.nan + nan
+
+    def pace(self) -> float | None:
+        """Seconds from one step to the next, training included; None before the second."""
+        return (self.last - self.first) / (self.begun - 1) if self.begun > 1 else None
+
+    def totals(self) -> list[float]:
+        return [self.steps, self.seen, self.trained, self.nan, self.scoring]
+
+
+def best(utility: Floats, words: npt.NDArray[np.uint64], rows: Rows, keep: int) -> Rows:
+    """[keep] places of the largest, ascending; ties by id, then by row; NaN after all others."""
+    unknown = np.isnan(utility)
+    value = np.where(unknown, 0.0, -utility)
+    order = np.lexsort((rows, words[:, 1], words[:, 0], value, unknown))
+    return np.sort(order[:keep]).astype(np.int64)
+
+
+def _check_sizes(keep: int, of: int, world: int, at_once: int, mode: str) -> None:
+    if not 1 <= keep <= of:
+        raise DataError(f"keep must be 1 .. of = {of}, got {keep}", where="keep")
+    for name, value in (("keep", keep), ("of", of)):
+        if value % world:
+            near = sorted({value // world * world, -(-value // world) * world} - {0})
+            raise DataError(
+                f"{value} cannot be shared out evenly to {world} processes; take"
+                f" {' or '.join(map(str, near))}",
+                where=name,
+            )
+    if at_once < 1:
+        raise DataError(f"must be at least 1, got {at_once}", where="at_once")
+    if mode not in ("eval", "train"):
+        raise DataError(f"must be 'eval' or 'train', got {mode!r}", where="mode")
