@@ -1,7 +1,7 @@
 """What epoch plans share: their random orders, the losses they remember, what a checkpoint keeps.
 
 An epoch is planned from the losses that were known when it began. Losses that come during it are
-kept aside until the next one is asked for; so a run that was interrupted inside an epoch asks for
+kept beside them until the next one is asked for; so a run that was interrupted inside an epoch asks for
 that epoch again and gets the same rows in the same order. A document told twice keeps the last
 loss; one that was not visited keeps its old loss; a loss that is not finite is passed over.
 
@@ -76,13 +76,12 @@ class LossEpochs(Epochs):
         self._forecast = forecast
         self._epoch = -1
         self._losses = np.full(setting.n, initial)
-        self._told = np.full(setting.n, np.nan)
+        self._latest = self._losses.copy()
 
     def epoch(self, number: int) -> tuple[Rows, Weights]:
         draws = self._setting.generator(number)
         if number == self._epoch + 1:
-            self._losses = np.where(np.isnan(self._told), self._losses, self._told)
-            self._told = np.full(self._setting.n, np.nan)
+            self._losses = self._latest.copy()
             self._epoch = number
         elif number != self._epoch:
             raise DataError(
@@ -103,21 +102,21 @@ class LossEpochs(Epochs):
                 where="positions",
             )
         finite = np.isfinite(values)
-        self._told[rows[finite]] = values[finite]
+        self._latest[rows[finite]] = values[finite]
 
     def forecast(self) -> list[float]:
         return list(self._forecast)
 
     def state_dict(self) -> State:
-        arrays = {"losses": self._losses.copy(), "told": self._told.copy()}
+        arrays = {"losses": self._losses.copy(), "latest": self._latest.copy()}
         return {**self._setting.state(), "epoch": self._epoch, **arrays}
 
     def load_state_dict(self, state: State) -> None:
-        self._setting.check(state, "epoch", "losses", "told")
-        losses, told = (np.array(state[x], dtype=np.float64) for x in ("losses", "told"))
-        if losses.shape != told.shape or losses.shape != (self._setting.n,):
-            raise DataError(f"{losses.shape} losses, {told.shape} told", where="epoch plan")
-        self._epoch, self._losses, self._told = int(state["epoch"]), losses, told
+        self._setting.check(state, "epoch", "losses", "latest")
+        losses, latest = (np.array(state[x], dtype=np.float64) for x in ("losses", "latest"))
+        if losses.shape != latest.shape or losses.shape != (self._setting.n,):
+            raise DataError(f"{losses.shape} losses, {latest.shape} latest", where="epoch plan")
+        self._epoch, self._losses, self._latest = int(state["epoch"]), losses, latest
 
 
 def kept(n: int, prune: float) -> int:

@@ -254,8 +254,8 @@ def test_another_plans_state_is_refused() -> None:
         with pytest.raises(DataError, match=f"another plan's: {name}"):
             plan.open(n, count, seed).load_state_dict(state)
     again = SeTa(groups=2).open(9, 4, 0)
-    with pytest.raises(DataError, match="has no told"):
-        again.load_state_dict({k: v for k, v in state.items() if k != "told"})
+    with pytest.raises(DataError, match="has no latest"):
+        again.load_state_dict({k: v for k, v in state.items() if k != "latest"})
     with pytest.raises(DataError, match="losses"):
         again.load_state_dict({**state, "losses": np.ones(3)})
     assert again.state_dict()["epoch"] == -1
