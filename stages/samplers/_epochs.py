@@ -1,9 +1,9 @@
 """What epoch plans share: their random orders, the losses they remember, what a checkpoint keeps.
 
 An epoch is planned from the losses that were known when it began. Losses that come during it are
-kept beside them until the next one is asked for; so a run that was interrupted inside an epoch asks for
-that epoch again and gets the same rows in the same order. A document told twice keeps the last
-loss; one that was not visited keeps its old loss; a loss that is not finite is passed over.
+kept beside them until the next one is asked for; so a run that was interrupted inside an epoch
+asks for that epoch again and gets the same rows in the same order. A document told twice keeps the
+last loss; one that was not visited keeps its old loss; a loss that is not finite is passed over.
 
 Memory: 16 bytes a document. Draws are keyed by (seed, epoch) alone.
 """
