@@ -148,7 +148,9 @@ class Factors:
 
 
 def square_root(gram: torch.Tensor) -> torch.Tensor:
-    """R with R R' = gram; of a singular matrix too."""
+    """R with R R' = gram; of a singular matrix too, and NaN of one that is not finite."""
+    if not bool(gram.isfinite().all()):
+        return torch.full_like(gram, torch.nan)
     root: torch.Tensor
     root, failed = torch.linalg.cholesky_ex(gram)
     if failed or not bool(root.isfinite().all()):
@@ -158,9 +160,14 @@ def square_root(gram: torch.Tensor) -> torch.Tensor:
 
 
 def nuclear_norms(gram: torch.Tensor) -> torch.Tensor:
-    """[n] sums of singular values of matrices Y, from [n, L, L] Y Y' (or Y'Y) in float64."""
-    found: torch.Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum(-1)
-    return found
+    """[n] sums of singular values of matrices Y, from [n, L, L] Y Y' (or Y'Y) in float64.
+
+    NaN where a matrix is not finite (the model diverged).
+    """
+    finite = gram.isfinite().all(2).all(1)
+    values = torch.linalg.eigvalsh(gram.where(finite[:, None, None], 0.0))
+    sums: torch.Tensor = values.clamp_min(0).sqrt().sum(1)
+    return sums.where(finite, torch.nan)
 
 
 class Kernel:
