@@ -5,7 +5,7 @@ from foresift import Recipe, Run
 run = Recipe.read("recipe.yaml", ["rounds.count=1"]).run("out")
 print(run.manifest["accounts"])
 
-`Stream` chooses batches in training; it is imported when it is asked for, since it needs torch.
+`Stream` and `attach` choose batches in training; they are imported when asked for: they need torch.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ from foresift.pipeline.recipe import Recipe
 from foresift.pipeline.run import Run
 
 if TYPE_CHECKING:
+    from foresift.pipeline.adapters.hf import attach
     from foresift.pipeline.stream import Stream
 
 __version__ = "0.1.0"
@@ -29,9 +30,10 @@ __all__ = [
     "StoreError",
     "Stream",
     "__version__",
+    "attach",
 ]
 #: public names whose modules import torch -> the module
-_LATER = {"Stream": "foresift.pipeline.stream"}
+_LATER = {"Stream": "foresift.pipeline.stream", "attach": "foresift.pipeline.adapters.hf"}
 
 
 def __getattr__(name: str) -> Any:

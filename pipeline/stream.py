@@ -87,12 +87,13 @@ class Stream(Stateful):
         self.method, self.tokens, self.seed = method, tokens, seed
         self.keep, self.of, self.steps = keep, of, steps
         self.at_once, self.check_every = at_once, check_every
-        self.live = LiveModel(model, mode, optimizer)
-        self.chooser = method.open(self.live)
-        self.masker = None if tokens is None else tokens.open(self.live)
+        self.step, self.account = 0, _Account()
+        self.device = next(model.parameters()).device
+        with self._drawing("open"):
+            self.live = LiveModel(model, mode, optimizer)
+            self.chooser = method.open(self.live)
+            self.masker = None if tokens is None else tokens.open(self.live)
         self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode])
-        self.step = 0
-        self.account = _Account()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,7 +121,8 @@ class Stream(Stateful):
         self.account.scored()
         mine = rows[chosen[self.ranks.rank * share :][:share]]
         absent = np.array([row for row in mine.tolist() if row not in named], dtype=np.int64)
-        named.update(zip(absent.tolist(), self.source.read(absent), strict=True))
+        with self._drawing("read", self.ranks.rank):
+            named.update(zip(absent.tolist(), self.source.read(absent), strict=True))
         batches = [self._batch(part, named) for part in mine.reshape(cut, -1)]
         self.step += 1
         return batches
@@ -133,9 +135,9 @@ class Stream(Stateful):
         parts: list[Mapping[str, torch.Tensor]] = []
         for start in range(first, first + size, self.at_once):
             some = rows[start : min(start + self.at_once, first + size)]
-            examples = self.source.read(some)
-            named.update(zip(some.tolist(), examples, strict=True))
             with self._drawing("candidate", start), self._scoring():
+                examples = self.source.read(some)
+                named.update(zip(some.tolist(), examples, strict=True))
                 found = self.source.candidates(self.source.collated(examples), some, examples)
                 seen = self.live.look(found, self.method.signals, self.method.hidden)
                 parts.append(dict(self.chooser.measure(seen)))
@@ -194,7 +196,7 @@ class Stream(Stateful):
     @contextlib.contextmanager
     def _drawing(self, *place: str | int) -> Iterator[None]:
         """Torch draws keyed by seed, step and place; what was drawn from before is left alone."""
-        device = self.live.device
+        device = self.device
         key = Rng(self.seed).at("online", self.step, *place).key % 2**63
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(key)

@@ -205,8 +205,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(trial: int, tmp_path: 
 
 def test_scoring_leaves_the_global_random_state_alone() -> None:
     net = model(attention_dropout=0.3).train()
-    found = stream(net, mode="train")
     before = torch.get_rng_state()
+    found = stream(net, mode="train")
     one = next(found)
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(5)

@@ -1,0 +1,1 @@
+"""Streams in the trainers of other libraries: one file a library."""

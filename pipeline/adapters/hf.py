@@ -1,0 +1,244 @@
+"""A stream in a transformers Trainer, and in what inherits its batch fetch (TRL's SFTTrainer).
+
+    attached = attach(Trainer(...), method, of=64)
+    attached.trainer.train()
+    attached.report()
+
+The Trainer fetches the micro-batches of an optimizer step at one point, `get_batch_samples`, when
+all gradients are zero and the weights are those of every process. There the stream chooses. (A
+sampler is asked one or more batches ahead, with weights of the past, and is replayed on resume.)
+
+    rows trained on, a step      per-device batch x accumulation x processes = keep
+    an epoch                     one pass over the candidates: rows // of steps
+    max_steps, LR schedule       as the Trainer has them, from those steps
+    num_items_in_batch           the Trainer's own count, of the chosen rows
+
+The loader of the Trainer is replaced by one that counts steps and holds no rows, so workers,
+sampler and length grouping of its arguments have no effect, and skipping batches on resume costs
+nothing and draws nothing: `ignore_data_skip` may be on or off. A checkpoint gets a file with the
+state of the stream; `train(resume_from_checkpoint=...)` reads it and refuses a checkpoint without.
+
+Candidates are scored with the weights' own precision, without the Trainer's autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from foresift.pipeline.candidates import CandidateOrder
+from foresift.pipeline.errors import DataError
+from foresift.pipeline.lm.live import Mode
+from foresift.pipeline.online import BatchMethod, TokenSelector
+from foresift.pipeline.stream import Stream
+from foresift.pipeline.stream_rows import RowSource
+from foresift.pipeline.stream_state import read_state, write_state
+
+STATE_FILE = "foresift_stream.safetensors"
+_REPLACED = ("train", "get_train_dataloader", "get_batch_samples")
+
+
+def attach(
+    trainer: Any,
+    method: BatchMethod,
+    *,
+    of: int,
+    keep: int | None = None,
+    ids: str = "id",
+    seed: int | None = None,
+    mode: Mode = "eval",
+    tokens: TokenSelector | None = None,
+    at_once: int = 8,
+    check_every: int = 50,
+) -> Attached:
+    """Let a method choose each step's rows of a Trainer; call it before `train`.
+
+    of      candidates of a step, in all processes together
+    keep    rows trained on; what the Trainer's batch size and accumulation give, or an error
+    ids     the column of ids of `train_dataset`, or "row" where row numbers never change
+    seed    of the order of candidates; by default the Trainer's data_seed, else its seed
+
+    The rest is as for `Stream`.
+    """
+    args = trainer.args
+    _refuse(trainer)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if keep is not None and keep != batch:
+        raise DataError(
+            f"the Trainer trains on {batch} rows a step ({args.train_batch_size} x"
+            f" {args.gradient_accumulation_steps} accumulated x {args.world_size} processes),"
+            f" keep is {keep}; set per_device_train_batch_size or gradient_accumulation_steps",
+            where="keep",
+        )
+    if not batch <= of:
+        raise DataError(f"must be at least the {batch} rows of a step, got {of}", where="of")
+    if seed is None:
+        seed = args.data_seed if args.data_seed is not None else args.seed
+    options = {"keep": batch, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
+    options |= {"at_once": at_once, "check_every": check_every}
+    attached = Attached(trainer, method, options)
+    for name in _REPLACED:
+        setattr(trainer, name, getattr(attached, name))
+    trainer.add_callback(attached.callback)
+    return attached
+
+
+class Attached:
+    """A Trainer whose rows a method chooses; `stream` is there when training has begun."""
+
+    def __init__(self, trainer: Any, method: BatchMethod, options: Mapping[str, Any]) -> None:
+        self.trainer, self.method, self.options = trainer, method, dict(options)
+        self.data = _columns(trainer, options["ids"])
+        order = CandidateOrder(len(self.data), options["of"], options["seed"])
+        self.steps_per_epoch = order.steps_per_epoch
+        self.resumed: Path | None = None
+        self.stream: Stream | None = None
+        self.callback = _Saving(self)
+        self._train = trainer.train
+        RowSource(self.data, options["ids"], _no_rows).read(order.rows(0)[:1])  # ids are there
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **fields: Any) -> Any:
+        """The Trainer's own; every call begins a stream, where it is said from a checkpoint."""
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.trainer.args.output_dir)
+        self.resumed, self.stream = (Path(folder) if folder else None), None
+        if self.resumed is not None and not (self.resumed / STATE_FILE).is_file():
+            raise DataError(
+                f"no {STATE_FILE} here: the checkpoint is of a run without attach(), or was not"
+                " finished; resume from another one",
+                where=str(self.resumed),
+            )
+        return self._train(resume_from_checkpoint, *args, **fields)
+
+    def get_train_dataloader(self) -> Any:
+        """A loader of as many micro-batches as an epoch has; what it yields is not looked at."""
+        micro = self.options["keep"] // self.trainer.args.gradient_accumulation_steps
+        return torch.utils.data.DataLoader(
+            _Counted(self.steps_per_epoch * self.options["keep"]),
+            batch_size=micro,
+            generator=torch.Generator(),
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: Any
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches that the method chooses now, and how many tokens count in them."""
+        stream = self.stream = self.stream or self._open()
+        step = self.trainer.state.global_step
+        if stream.step != step:
+            raise DataError(
+                f"the Trainer is at step {step}, the stream at step {stream.step}; both go on"
+                " from a checkpoint by train(resume_from_checkpoint=...)",
+                where="attach",
+            )
+        batches = stream.take(num_batches)
+        return batches, self.trainer._get_num_items_in_batch(batches, device)
+
+    def _open(self) -> Stream:
+        trainer = self.trainer
+        collate = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
+        optimizer = trainer.optimizer
+        stream = Stream(
+            self.data,
+            self.method,
+            trainer.model_wrapped,
+            collate=collate,
+            optimizer=getattr(optimizer, "optimizer", optimizer),
+            rank=trainer.args.process_index,
+            world=trainer.args.world_size,
+            **self.options,
+        )
+        if self.resumed is not None:
+            stream.load_state_dict(read_state(self.resumed / STATE_FILE))
+        return stream
+
+    def save(self, folder: Path) -> None:
+        """Keep the state of the stream in a checkpoint."""
+        if self.stream is not None:
+            write_state(self.stream.state_dict(), folder / STATE_FILE)
+
+    def report(self) -> dict[str, Any]:
+        """`Stream.report` of the training so far; empty before it."""
+        return {} if self.stream is None else self.stream.report()
+
+    def detach(self) -> None:
+        """Give the Trainer its own batches back."""
+        for name in _REPLACED:
+            delattr(self.trainer, name)
+        self.trainer.remove_callback(self.callback)
+
+
+class _Saving(TrainerCallback):
+    """Adds the stream's file to a checkpoint as soon as that is written."""
+
+    def __init__(self, attached: Attached) -> None:
+        self.attached = attached
+
+    def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        if args.should_save:
+            self.attached.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class _Counted(torch.utils.data.Dataset[int]):
+    """So many rows, and nothing in them."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
+def _no_rows(examples: Any) -> Any:
+    return examples
+
+
+def _columns(trainer: Any, ids: str) -> Any:
+    """The training data with the columns that the model takes, and the ids."""
+    data = trainer.train_dataset
+    if trainer.args.remove_unused_columns and hasattr(data, "select_columns"):
+        trainer._set_signature_columns_if_needed()
+        wanted = {*trainer._signature_columns, ids}
+        return data.select_columns([name for name in data.column_names if name in wanted])
+    return data
+
+
+def _refuse(trainer: Any) -> None:
+    """DataError with the reason, where a stream cannot choose for this Trainer."""
+    from transformers import Trainer  # imports datasets, which the core does without
+
+    args, kind = trainer.args, type(trainer)
+    data, config = trainer.train_dataset, trainer.accelerator.dataloader_config
+    own = [n for n in _REPLACED[1:] if getattr(kind, n, None) is not getattr(Trainer, n)]
+    parallel = [n for n in ("tp", "cp", "sp") if getattr(trainer, f"get_{n}_size", int)() > 1]
+    reasons = {
+        "a method is attached already; detach() it first": "train" in vars(trainer),
+        "there is no train_dataset": data is None,
+        "the data is an IterableDataset or has no length; candidates are read by row number":
+            not (hasattr(data, "__len__") and hasattr(data, "__getitem__")),
+        f"{kind.__name__} has its own {', '.join(own)}; choose its rows or prompts beforehand":
+            bool(own),
+        "rows are packed, so a row has no id and cannot be chosen; set packing=False":
+            getattr(args, "packing", False),
+        "padding_free puts all rows in one line; set padding_free=False":
+            getattr(args, "padding_free", False),
+        "dispatch_batches and split_batches let one process read for all; each reads its own here":
+            bool(config.dispatch_batches or config.split_batches),
+        "auto_find_batch_size changes the batch within a run": args.auto_find_batch_size,
+        "weights are sharded (FSDP, DeepSpeed): scoring needs whole weights in each process":
+            trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+        f"processes share rows ({', '.join(parallel)} parallelism); only data parallelism works":
+            bool(parallel),
+    }  # fmt: skip
+    for reason, holds in reasons.items():
+        if holds:
+            raise DataError(reason, where="attach")
