@@ -163,6 +163,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("order", "view_batch"): [{}, {"views": 3, "epochs": 6, "batch": 9}],
     ("order", "zig"): [{"by": "s.u"}, {"by": "s.gap", "folds": 3}],
     ("export", "refined"): [{"refiner": "stub"}],
+    ("sample", "gradient_match"): [{"reference": "aim.parquet"}],
+    ("sample", "rho1"): [{"reference": "losses.parquet"}, {"reference": "m", "scope": "sample"}],
+    ("sample", "rho_loss"): [{"against": "irreducible.parquet"}],
+    ("sample", "token_cleaning"): [{"reference": "losses.parquet", "threshold": 0.5}],
     ("train", "command"): [{"command": ["true"]}],
 }
 
