@@ -17,7 +17,9 @@ arm chooses the same tokens out of the pool and trains the warmed-up model on th
     per_axis_top           of the better half by the mean, the best of each of four orthogonal axes
                            of the scores (ODiS, with the floor of configs/orthogonal.yaml)
     per_axis_no_floor      the same of the whole pool
-    weighted_coreset       mean rank times the distance to what is chosen, inside cells (D3)
+    weighted_coreset       of the better half by the mean: mean rank times the distance to what is
+                           chosen, inside cells (D3)
+    weighted_coreset_whole the same of the whole pool
     quality_then_diversity largest mean rank that is not within 0.9 of a chosen one (DEITA)
     cluster_quota          largest mean rank within each cluster, in proportion
 
@@ -100,6 +102,11 @@ def arms(budget: str) -> dict[str, list[dict[str, Any]]]:
             orthogonal, {"select": "per_axis_top", "axes": axes, "budget": budget}
         ],
         "weighted_coreset": [
+            centred,
+            {"select": "weighted_coreset", "by": [mean], "embedding": vector, "pool": 0.5,
+             "budget": budget},
+        ],
+        "weighted_coreset_whole": [
             centred,
             {"select": "weighted_coreset", "by": [mean], "embedding": vector, "budget": budget}
         ],

@@ -6,12 +6,17 @@
 
 The pool is real: T0's prompted tasks (one of 283 templates each, so they resemble one another) and
 Alpaca's published selections. A 1M-parameter model is warmed up on plain text; each arm tunes it on
-a tenth of the pool's tokens, all else equal, `full` on all of them:
+a tenth of the pool's tokens (`--unit`: or pairs, or tokens of responses, each trained on once), all
+else equal, `full` on all of them:
 
     random        uniformly
     d3            weighted coreset: UPD (confident and wrong) x dependability x distance, in cells
     d3_no_teacher the same without dependability
     d3_rounds     d3 in three rounds, scored anew by the model that the last round tuned
+    d3_centred    d3 on centred embeddings (`whitened`)
+    dependable    weighted coreset of dependability alone x distance, centred
+    coverage      facility location: what stands for all others, whatever its score, centred
+    dsir          importance resampling to the trusted pairs
     top_upd       largest UPD x dependability, no distance
     top_loss      largest loss (D3's paper: this collapses)
     top_ifd       largest instruction-following difficulty below 1 (Cherry)
@@ -56,6 +61,7 @@ TUNE = {
     "schedule": "cosine", "warmup": 0.1, "threads": 1,
 }  # fmt: skip
 UPD, VECTOR, TEACHER = "uncertainty.upd", "embedding.vector", "dependability.utility"
+CENTRED = "whitened.vector"
 KINDS = ("alpaca", "t0")
 ALPACA = (*_mixed_pool.ALPACA, "car_selected_1k")
 LONGEST = 600
@@ -96,26 +102,42 @@ def write(data: Path, out: Path, sizes: Mapping[str, Mapping[str, int]], seed: i
 
 def arms(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Arm -> what follows the warm-up."""
-    share = 0.1
-    tune = {**TUNE, "tokens": args.tokens}
+    share, unit = 0.1, {"tokens": "", "rows": " rows", "responses": " loss.tokens"}[args.unit]
+    tune = {**TUNE, "tokens": args.tokens if args.unit == "tokens" else None}
     score = {"score": ["loss", "uncertainty", "embedding", "ifd"]}
+    first = [{"score": ["loss"]}] if args.unit == "responses" else []
     teacher = [
         {**TUNE, "as": "teacher", "from": "latest", "data": "trusted", "tokens": args.teacher,
          "repeat": True},
         {"score": "loss", "as": "teacher_loss", "model": "teacher"},
         {"score": "combined", "as": "dependability", "by": {"teacher_loss.nll": -1.0}},
     ]  # fmt: skip
-    budget = {"budget": f"{share:.0%}"}
+    budget = {"budget": f"{share:.0%}{unit}"}
     d3 = {"select": "weighted_coreset", "by": [UPD, TEACHER], "embedding": VECTOR, **budget}
+    centred = {"score": "whitened", "embedding": VECTOR}
     product = {"score": "combined", "as": "product", "by": {UPD: 1.0, TEACHER: 1.0}}
     third = {**d3, "budget": f"{args.tokens // 3} tokens"}
     return {
-        "random": [{"select": "random", **budget}, tune],
+        "random": [*first, {"select": "random", **budget}, tune],
         "d3": [*teacher, score, d3, tune],
         "d3_no_teacher": [score, {**d3, "by": [UPD]}, tune],
         "d3_rounds": [
             *teacher,
             *[s for _ in range(3) for s in (score, third, {**tune, "tokens": args.tokens // 3})],
+        ],
+        "d3_centred": [*teacher, score, centred, {**d3, "embedding": CENTRED}, tune],
+        "dependable": [
+            *teacher, score, centred, {**d3, "by": [TEACHER], "embedding": CENTRED}, tune,
+        ],
+        "coverage": [
+            score, centred, {"select": "facility_location", "embedding": CENTRED, **budget}, tune,
+        ],
+        "dsir": [
+            *first,
+            {"score": "target_similarity", "reference": "trusted"},
+            {"select": "gumbel_topk", "by": "target_similarity.utility", "temperature": 1.0,
+             **budget},
+            tune,
         ],
         "top_upd": [*teacher, score, product, {"select": "topk", "by": "product.utility", **budget},
                     tune],
@@ -232,6 +254,10 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=400_000, help="tokens of plain text")
     parser.add_argument("--tokens", type=int, default=75_000, help="tokens of tuning but for full")
     parser.add_argument("--teacher", type=int, default=150_000, help="tokens that tune the teacher")
+    parser.add_argument(
+        "--unit", choices=["tokens", "rows", "responses"], default="tokens",
+        help="what a tenth is counted in: all tokens, pairs, or tokens of responses",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="recipes at a time, a core each")
     args = parser.parse_args()
     sizes = {
@@ -251,7 +277,7 @@ def main() -> None:
     jobs = [(name, seed) for seed in range(args.seeds) for name in names]
 
     def run(job: tuple[str, int]) -> dict[str, Any]:
-        path = args.work / f"{job[0]}-{job[1]}.yaml"
+        path = args.work / f"{job[0]}-{args.unit}-{job[1]}.yaml"
         return _recipes.run(recipe(*job, args), path, args.work / "out")
 
     if args.jobs > 1:  # what arms share is made once, by an arm that needs most of it

@@ -113,7 +113,7 @@ class Whitened(FittedScorer):
             centred = vectors.astype(np.float64) - mean
             # row by row, so that a row gets the same numbers in any batch
             found = unit(np.einsum("ij,jk->ik", centred, axes) if self.dimensions else centred)
-        missing = np.isnan(found).any(axis=1)
+        missing = np.asarray(np.isnan(found).any(axis=1))
         bounds = pa.array(np.arange(rows + 1, dtype=np.int32) * found.shape[1])
         flat = pa.array(np.where(missing[:, None], 0, found).astype(np.float32).ravel())
         return {"vector": pa.ListArray.from_arrays(bounds, flat, mask=pa.array(missing))}
