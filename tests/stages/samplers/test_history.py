@@ -152,6 +152,16 @@ def test_adapters_are_switched_off_and_on_again() -> None:
     assert all("lora" in n for n in _history.Weights(live).then)  # a copy of the adapter alone
 
 
+def test_history_is_read_without_dropout() -> None:
+    rows = token_rows.candidates()
+    live = LiveModel(adapted(), mode="train")
+    learn(live.wrapped, 2)
+    for past in (_history.Adapters(live), _history.Weights(live)):
+        one, other = (past.losses(token_rows.seen(rows), 0) for _ in range(2))
+        np.testing.assert_array_equal(one, other)
+    assert live.wrapped.training
+
+
 def test_adapters_are_found_inside_wrappers() -> None:
     class Wrapper(torch.nn.Module):
         def __init__(self, module: Any) -> None:

@@ -163,3 +163,30 @@ def test_signals_are_asked_for_only_where_no_forward_of_its_own_gives_them() -> 
     masker = SsToken(gamma=1, attention_only_steps=1).open(LiveModel(token_rows.model()))
     rows = token_rows.candidates()
     assert sum(token_rows.flat(masker.labels(token_rows.seen(rows), 3), rows)) == 7
+
+
+def test_masks_of_two_hundred_samples_are_those_of_eager_maps() -> None:
+    """Attention alone, where no rounding decides."""
+    generator = np.random.default_rng(5)
+    eager, live = token_rows.model("llama", "eager"), LiveModel(token_rows.model("llama"))
+    masker = SsToken(gamma=0).open(live)
+    close = 0
+    for _ in range(10):
+        lengths = generator.integers(4, 24, 20)
+        tokens = [generator.integers(1, token_rows.VOCABULARY, n).tolist() for n in lengths]
+        prompts = [int(generator.integers(1, n)) for n in lengths]
+        counts = [[0] * p + [1] * (int(n) - p) for p, n in zip(prompts, lengths, strict=True)]
+        ids = tuple(map(str, range(20)))
+        rows = token_rows.candidates(30, "left", tokens, counts, ids)
+        labels = masker.labels(token_rows.seen(rows), 0)
+        for row, (given, prompt) in enumerate(zip(tokens, prompts, strict=True)):
+            out = eager(input_ids=torch.tensor([given]), output_attentions=True)
+            score = out.attentions[-1][0].mean(0)[prompt:, :prompt].sum(1).tolist()
+            found = (labels[row, 30 - len(given) + prompt :] != IGNORED).tolist()
+            expected = token_rows.top(score, 0.6)
+            if found != expected:
+                kept = [s for s, k in zip(score, expected, strict=True) if k]
+                left = [s for s, k in zip(score, expected, strict=True) if not k]
+                assert abs(min(kept) - max(left)) < 1e-6
+                close += 1
+    assert close < 3
