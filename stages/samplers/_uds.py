@@ -104,17 +104,18 @@ class Masks:
 
     def right(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
         """[stop - start, d1] rows of Q."""
-        waves = self._waves(self.token_frequencies, self.vocabulary, start, stop)
-        return (waves * self.token_signs[start:stop, None]).to(device)
+        tokens = torch.arange(start, stop, device=device)
+        waves = self._waves(self.token_frequencies.to(device), self.vocabulary, tokens)
+        return waves.mul_(self.token_signs[start:stop].to(device)[:, None])
 
     def left(self, rows: int, device: torch.device) -> torch.Tensor:
         """[d2, rows] columns of P."""
-        waves = self._waves(self.position_frequencies, self.length, 0, rows)
-        signs = self.position_signs[torch.arange(rows) % POSITIONS]
-        return (waves * signs[:, None]).T.to(device)
+        places = torch.arange(rows, device=device)
+        waves = self._waves(self.position_frequencies.to(device), self.length, places)
+        return waves.mul_(self.position_signs.to(device)[places % POSITIONS][:, None]).T
 
-    def _waves(self, frequencies: torch.Tensor, size: int, start: int, stop: int) -> torch.Tensor:
-        turns = torch.outer(torch.arange(start, stop), frequencies) % size
+    def _waves(self, frequencies: torch.Tensor, size: int, places: torch.Tensor) -> torch.Tensor:
+        turns = torch.outer(places, frequencies) % size
         waves = torch.cos(turns.to(WIDE) * (2 * math.pi / size)) * math.sqrt(2 / len(frequencies))
         if not self.released:  # the two that are their own mirror image have twice the energy
             waves[:, (frequencies == 0) | (2 * frequencies == size)] /= math.sqrt(2)
