@@ -135,7 +135,7 @@ class Stream(Stateful):
         parts: list[Mapping[str, torch.Tensor]] = []
         for start in range(first, first + size, self.at_once):
             some = rows[start : min(start + self.at_once, first + size)]
-            with self._drawing("candidate", start), self._scoring():
+            with self._drawing("candidate", start), self._asking():
                 examples = self.source.read(some)
                 named.update(zip(some.tolist(), examples, strict=True))
                 found = self.source.candidates(self.source.collated(examples), some, examples)
@@ -181,7 +181,7 @@ class Stream(Stateful):
             batch = self.source.collated(examples)
             if self.masker is None or self.tokens is None:
                 return batch
-            with self._scoring():
+            with self._asking():
                 found = self.source.candidates(batch, rows, examples)
                 seen = self.live.look(found, self.tokens.signals, self.tokens.hidden)
                 labels = self.masker.labels(seen, self.step)
@@ -206,9 +206,9 @@ class Stream(Stateful):
             yield
 
     @contextlib.contextmanager
-    def _scoring(self) -> Iterator[None]:
+    def _asking(self) -> Iterator[None]:
         """No gradients, and the mode in which candidates are scored."""
-        with torch.no_grad(), self.live._scoring():
+        with torch.no_grad(), self.live.scoring():
             yield
 
     def state_dict(self) -> State:

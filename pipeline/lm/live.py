@@ -11,6 +11,7 @@ start: `head` is None, `reason` says why, and signals are then computed from ful
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,18 +70,22 @@ class LiveModel:
         self.model = unwrap(model)
         self.reason = ""
         self.head: heads.Head | None = None
-        with self._scoring():
+        with self.scoring():
             try:
                 self.head = heads.find_head(self.model)
             except ModelError as error:
                 self.reason = str(error)
+        if hasattr(self.model.get_output_embeddings(), "base_layer"):
+            # an adapter that starts at zero passes the check, and is wrong after one step
+            self.head, self.reason = None, "the output layer itself carries an adapter"
 
     @property
     def device(self) -> torch.device:
         found: torch.device = next(self.model.parameters()).device
         return found
 
-    def _scoring(self) -> Any:
+    def scoring(self) -> contextlib.AbstractContextManager[None]:
+        """The mode in which candidates are scored, and back again."""
         return _Scoring(self.model, self.mode)
 
     def look(self, candidates: Candidates, names: Sequence[str], hidden: bool = False) -> Seen:
@@ -91,7 +96,7 @@ class LiveModel:
         counts = batch.counted.sum(1).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         states: torch.Tensor | None = None
-        with torch.no_grad(), self._scoring():
+        with torch.no_grad(), self.scoring():
             if self.head is not None and (names or hidden):
                 states = heads.last_hidden(self.model, ids.to(self.device))
                 token, document = reduce(states, batch, self.head, names, counts)
@@ -132,8 +137,8 @@ class LiveModel:
         return {n: found[n].cpu().numpy() for n in wanted}, {}
 
 
-class _Scoring:
-    """The mode in which candidates are scored, and back again."""
+class _Scoring(contextlib.AbstractContextManager[None]):
+    """Eval mode for a while where that was asked for."""
 
     def __init__(self, model: Any, mode: Mode) -> None:
         self.model, self.mode = model, mode

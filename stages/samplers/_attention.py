@@ -81,7 +81,7 @@ class PromptAttention:
 
     def _from_matrix(self, seen: Seen) -> torch.Tensor:
         model, ids = self.live.model, seen.ids.to(self.live.device)
-        with torch.no_grad(), self.live._scoring(), _eager(model):
+        with torch.no_grad(), self.live.scoring(), _eager(model):
             out = model(input_ids=ids, use_cache=False, output_attentions=True)
         maps = getattr(out, "attentions", None)
         if not maps or maps[self.layer] is None:

@@ -161,5 +161,5 @@ def _lists(path: str) -> dict[str, list[Any]]:
 def reference_gradient(live: LiveModel, rows: reference.ReferenceSet) -> Tensors:
     """The gradient of the reference's loss as the model is now, in float32 at least."""
     loaded = Loaded(live.model, None, str(live.device))
-    with torch.enable_grad(), live._scoring():
+    with torch.enable_grad(), live.scoring():
         return reference.gradient(rows, loaded)[1]

@@ -249,7 +249,7 @@ class Kernel:
         if self.rows != "all" and live.head is not None:
             assert seen.hidden is not None
             return seen.hidden, False
-        with torch.no_grad(), live._scoring():
+        with torch.no_grad(), live.scoring():
             if self.rows != "all":
                 return live.logits(seen.ids), True
             batch = {

@@ -116,6 +116,24 @@ def test_a_head_that_is_not_known_falls_back_to_logits() -> None:
         live.look(candidates(7), ("grad_norm",))
 
 
+def test_an_adapter_on_the_output_layer_is_read_through_the_logits() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["lm_head", "q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(llama(), config)
+    live = LiveModel(model)
+    assert live.head is None
+    assert "adapter" in live.reason
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    seen = live.look(candidates(7), ("nll",))
+    np.testing.assert_allclose(seen.signals.token["nll"], expected(model, 1)["nll"], rtol=1e-4)
+    inner = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    assert LiveModel(inner).head is not None
+
+
 def test_a_soft_cap_goes_through_the_head() -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
