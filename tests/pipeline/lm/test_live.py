@@ -116,6 +116,7 @@ def test_a_head_that_is_not_known_falls_back_to_logits() -> None:
         live.look(candidates(7), ("grad_norm",))
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_an_adapter_on_the_output_layer_is_read_through_the_logits() -> None:
     from peft import LoraConfig, get_peft_model
 
