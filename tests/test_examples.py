@@ -95,3 +95,16 @@ def test_one_scoring_serves_many_choices(tmp_path: Path) -> None:
     assert len(set(cached[1:])) == 1
     assert cached[1] >= 7
     assert all(20 < int(line[1]) < 200 for line in chosen.values())
+
+
+def test_a_bare_loop_trains_on_what_the_model_chooses() -> None:
+    said = call("online_bare.py", "4").splitlines()
+    assert [line.split()[0] for line in said] == ["Random", "UDS"]
+    assert all("128 seen, 32 trained on" in line for line in said)
+
+
+def test_a_trainer_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
+    said = call("online_trainer.py", str(tmp_path), "4").splitlines()
+    assert "128 seen, 32 trained on" in said
+    assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()

@@ -28,7 +28,7 @@ def model(seed: int = 0, **fields: Any) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32, **fields,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, **fields,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 

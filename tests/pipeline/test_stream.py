@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import threading
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from foresift.pipeline.errors import DataError
-from foresift.pipeline.online import IGNORED
+from foresift.pipeline.online import IGNORED, BatchMethod, TokenSelector
+from foresift.pipeline.parts import find, names
 from foresift.pipeline.stream import Stream, best
 from foresift.pipeline.stream_rows import id_words
 from foresift.pipeline.stream_state import read_state, write_state
@@ -331,3 +333,45 @@ def test_exact_ties_over_many_steps_visit_every_row() -> None:
     found = stream(method=Given(level=True), keep=12, of=12)
     seen = [line[line > 0].tolist() for b in itertools.islice(found, 12) for line in b["input_ids"]]
     assert {tuple(line) for line in seen} == {tuple(r["input_ids"]) for r in DATA}
+
+
+def parts() -> list[str]:
+    """Names of the samplers that choose rows or tokens and need no fields."""
+    found = []
+    for name in names("sample"):
+        kind = find("sample", name)
+        needed = [f for f in dataclasses.fields(kind) if f.default is f.default_factory]
+        if issubclass(kind, (BatchMethod, TokenSelector)) and not needed:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", parts())
+def test_every_sampler_goes_on_from_its_state(name: str, tmp_path: Path) -> None:
+    part = find("sample", name)()
+    fields = {"tokens": part} if isinstance(part, TokenSelector) else {"method": part}
+
+    def begin() -> tuple[Any, Any, Stream]:
+        net = model()
+        optimizer = sgd(net)
+        return net, optimizer, stream(net, steps=6, optimizer=optimizer, **fields)
+
+    def labels(found: Stream, net: Any, optimizer: Any, steps: int) -> list[Any]:
+        kept = []
+        for batch in itertools.islice(found, steps):
+            train(net, [batch], optimizer)
+            kept.append((batch["input_ids"].tolist(), batch["labels"].tolist()))
+        return kept
+
+    net, optimizer, whole = begin()
+    first = labels(whole, net, optimizer, 3)
+    write_state(whole.state_dict(), tmp_path / "stream")
+    kept = copy.deepcopy([net.state_dict(), optimizer.state_dict()])
+    expected = labels(whole, net, optimizer, 3)
+    net, optimizer, again = begin()
+    net.load_state_dict(kept[0])
+    optimizer.load_state_dict(kept[1])
+    again.load_state_dict(read_state(tmp_path / "stream"))
+    assert labels(again, net, optimizer, 3) == expected
+    assert len(first) == len(expected) == 3
+    assert any(label != IGNORED for _, lines in expected for line in lines for label in line)

@@ -1,8 +1,10 @@
-"""Two processes train as one does: equal choices, weights equal but for rounding."""
+"""Two processes train as one does, in a bare loop and in a Trainer: equal choices and weights."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
 
+from foresift.pipeline.adapters.hf import STATE_FILE, attach
 from foresift.pipeline.stream import Stream
 from tests.pipeline.streams import Highest, collate, model, rows
 
@@ -61,3 +65,45 @@ def test_two_processes_choose_and_learn_what_one_does(tmp_path: Path) -> None:
     assert first["state"]["plan"] == second["state"]["plan"] == alone["state"]["plan"]
     assert first["state"]["step"] == alone["state"]["step"] == STEPS
     assert torch.equal(first["state"]["chooser"]["mean"], second["state"]["chooser"]["mean"])
+
+
+def train_trainer(rank: int, world: int, folder: str, port: int, resume: bool) -> None:
+    """A Trainer in one of some processes; on resume from the middle of what was saved."""
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+    args = TrainingArguments(
+        output_dir=f"{folder}/{world}", per_device_train_batch_size=4 // world, max_steps=6,
+        gradient_accumulation_steps=2, learning_rate=0.1, optim="sgd", save_steps=3, use_cpu=True,
+        report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        ddp_backend="gloo" if world > 1 else None,
+    )  # fmt: skip
+    trainer = Trainer(model(), args, train_dataset=rows(80), data_collator=collate)
+    attached = attach(trainer, Highest(memory=0.01), of=32, at_once=4, check_every=1)
+    trainer.train(resume_from_checkpoint=f"{folder}/{world}/checkpoint-3" if resume else None)
+    kept = {"weights": trainer.model.state_dict(), "report": attached.report()}
+    torch.save(kept, f"{folder}/trainer-{world}-{rank}-{resume}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_trainer_in_two_processes_chooses_what_one_does_and_resumes(tmp_path: Path) -> None:
+    train_trainer(0, 1, str(tmp_path), 0, False)
+    for resume in (False, True):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        given = (2, str(tmp_path), port, resume)
+        torch.multiprocessing.spawn(train_trainer, args=given, nprocs=2)
+    assert (tmp_path / "2" / "checkpoint-3" / STATE_FILE).is_file()
+    names = ("1-0-False", "2-0-False", "2-1-False", "2-0-True", "2-1-True")
+    alone, *others = (torch.load(tmp_path / f"trainer-{name}.pt") for name in names)
+    for other in others:
+        assert other["report"]["agreement"] == alone["report"]["agreement"]
+        assert other["report"]["candidates_seen"] == 6 * 32
+        for name, weights in alone["weights"].items():
+            torch.testing.assert_close(other["weights"][name], weights, rtol=1e-4, atol=1e-5)
