@@ -15,6 +15,7 @@ the next batch is asked for. A run that goes on from a saved state sees what it 
 
 Cost of a step: one forward without gradients over the candidates (roughly `of / 3 keep` of a step's
 own cost) on top of the training. That forward is not used again for the training.
+A batch lies where the collator put it; move it to the model's device if that is another one.
 The global random state is left as it was: dropout (`mode="train"`) and random collators draw from
 torch generators keyed by seed, step and candidate.
 """
@@ -90,7 +91,8 @@ class Stream(Stateful):
         self.step, self.account = 0, _Account()
         self.device = next(model.parameters()).device
         with self._drawing("open"):
-            self.live = LiveModel(model, mode, optimizer)
+            # accelerate wraps an optimizer
+            self.live = LiveModel(model, mode, getattr(optimizer, "optimizer", optimizer))
             self.chooser = method.open(self.live)
             self.masker = None if tokens is None else tokens.open(self.live)
         self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode])
@@ -117,7 +119,7 @@ class Stream(Stateful):
         rows = self.order.rows(self.step)
         named, measured = self._measure(rows)
         words = self.ranks.gather(id_words(name for name, _ in named.values()))
-        chosen = self._choose(rows, words.numpy().view(np.uint64), measured)
+        chosen = self._choose(rows, words.cpu().numpy().view(np.uint64), measured)
         self.account.scored()
         mine = rows[chosen[self.ranks.rank * share :][:share]]
         absent = np.array([row for row in mine.tolist() if row not in named], dtype=np.int64)

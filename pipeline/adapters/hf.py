@@ -143,13 +143,12 @@ class Attached:
     def _open(self) -> Stream:
         trainer = self.trainer
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
-        optimizer = trainer.optimizer
         stream = Stream(
             self.data,
             self.method,
             trainer.model_wrapped,
             collate=collate,
-            optimizer=getattr(optimizer, "optimizer", optimizer),
+            optimizer=trainer.optimizer,
             rank=trainer.args.process_index,
             world=trainer.args.world_size,
             **self.options,

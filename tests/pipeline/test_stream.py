@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import datasets
 import numpy as np
 import pytest
@@ -375,3 +376,21 @@ def test_every_sampler_goes_on_from_its_state(name: str, tmp_path: Path) -> None
     assert labels(again, net, optimizer, 3) == expected
     assert len(first) == len(expected) == 3
     assert any(label != IGNORED for _, lines in expected for line in lines for label in line)
+
+
+def test_accelerate_needs_no_more_than_the_loop() -> None:
+    plain, prepared = model(), model()
+    optimizer = sgd(plain)
+    expected = train(plain, stream(plain, steps=5, optimizer=optimizer), optimizer)
+    accelerator = accelerate.Accelerator(cpu=True)
+    wrapped, optimizer = accelerator.prepare(prepared, sgd(prepared))
+    found = stream(wrapped, steps=5, optimizer=optimizer)
+    assert isinstance(found.live.optimizer, torch.optim.AdamW)
+    for step, batch in enumerate(found):
+        assert torch.equal(batch["input_ids"], expected[step])
+        wrapped.train()
+        accelerator.backward(wrapped(**batch).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    for one, other in zip(plain.parameters(), prepared.parameters(), strict=True):
+        assert torch.equal(one, other)
