@@ -76,6 +76,10 @@ class CandidateOrder:
         self.steps_per_epoch = n // of
         self._epoch: tuple[int, Permutation] | None = None
 
+    def cursor(self, step: int) -> int:
+        """The position in its epoch at which a step begins."""
+        return step % self.steps_per_epoch * self.of
+
     def rows(self, step: int) -> Rows:
         """[of] row numbers of the candidates of a step, steps counted from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)

@@ -13,6 +13,9 @@ are chosen whatever the number of processes: candidates are measured `at_once` a
 Ask for a batch when the step before has updated the weights; save `state_dict()` then too, before
 the next batch is asked for. A run that goes on from a saved state sees what it would have seen.
 
+Candidates follow a seeded order of the rows, or the one that is given (`given_order.py`): row
+numbers, or the plan of a run, in which rows may come again.
+
 Cost of a step: one forward without gradients over the candidates (roughly `of / 3 keep` of a step's
 own cost) on top of the training. That forward is not used again for the training.
 A batch lies where the collator put it; move it to the model's device if that is another one.
@@ -32,15 +35,16 @@ import numpy.typing as npt
 import torch
 import xxhash
 
-from foresift.pipeline.candidates import CandidateOrder
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import LiveModel, Mode
 from foresift.pipeline.online import BatchMethod, Floats, Rows, State, Stateful, TokenSelector
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
-from foresift.pipeline.rng import Rng
 from foresift.pipeline.stream_rows import Collate, RowSource, id_words
+from foresift.pipeline.torch_draws import drawing
 
+#: place among the candidates of a step -> (id, row without it)
 Named = dict[int, tuple[str, dict[str, Any]]]
 
 
@@ -65,6 +69,7 @@ class Stream(Stateful):
         gather: Gather | None = None,
         tokens: TokenSelector | None = None,
         steps: int | None = None,
+        order: Any = None,
         at_once: int = 8,
         check_every: int = 50,
     ) -> None:
@@ -78,12 +83,13 @@ class Stream(Stateful):
         rank, world, gather   of torch.distributed, where it is initialised and nothing is said
         tokens    also choose which tokens of the chosen rows count
         steps     end of the iteration, counted from step 0; None: without end
+        order     candidates in this order: row numbers, a run, or the path of a plan
         at_once   candidates in one forward; changes memory and speed
         check_every   steps between two comparisons of what the processes chose
         """
         self.ranks = Ranks(rank, world, gather)
         self.source = RowSource(data, ids, collate)
-        self.order = CandidateOrder(len(self.source), of, seed)
+        self.order = candidate_order(order, self.source, of, seed)
         _check_sizes(keep, of, self.ranks.world, at_once, mode)
         self.method, self.tokens, self.seed = method, tokens, seed
         self.keep, self.of, self.steps = keep, of, steps
@@ -95,7 +101,8 @@ class Stream(Stateful):
             self.live = LiveModel(model, mode, getattr(optimizer, "optimizer", optimizer))
             self.chooser = method.open(self.live)
             self.masker = None if tokens is None else tokens.open(self.live)
-        self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode])
+        given = [self.order.digest] if isinstance(self.order, GivenOrder) else []
+        self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode, *given])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,11 +128,11 @@ class Stream(Stateful):
         words = self.ranks.gather(id_words(name for name, _ in named.values()))
         chosen = self._choose(rows, words.cpu().numpy().view(np.uint64), measured)
         self.account.scored()
-        mine = rows[chosen[self.ranks.rank * share :][:share]]
-        absent = np.array([row for row in mine.tolist() if row not in named], dtype=np.int64)
+        mine = chosen[self.ranks.rank * share :][:share]
+        absent = [place for place in mine.tolist() if place not in named]
         with self._drawing("read", self.ranks.rank):
-            named.update(zip(absent.tolist(), self.source.read(absent), strict=True))
-        batches = [self._batch(part, named) for part in mine.reshape(cut, -1)]
+            named.update(zip(absent, self.source.read(rows[absent]), strict=True))
+        batches = [self._batch(part, rows, named) for part in mine.reshape(cut, -1)]
         self.step += 1
         return batches
 
@@ -136,10 +143,11 @@ class Stream(Stateful):
         named: Named = {}
         parts: list[Mapping[str, torch.Tensor]] = []
         for start in range(first, first + size, self.at_once):
-            some = rows[start : min(start + self.at_once, first + size)]
+            places = range(start, min(start + self.at_once, first + size))
+            some = rows[places.start : places.stop]
             with self._drawing("candidate", start), self._asking():
                 examples = self.source.read(some)
-                named.update(zip(some.tolist(), examples, strict=True))
+                named.update(zip(places, examples, strict=True))
                 found = self.source.candidates(self.source.collated(examples), some, examples)
                 seen = self.live.look(found, self.method.signals, self.method.hidden)
                 parts.append(dict(self.chooser.measure(seen)))
@@ -176,15 +184,15 @@ class Stream(Stateful):
             self.ranks.assert_equal(int(self.account.agreement, 16) >> 1, self.step)
         return chosen
 
-    def _batch(self, rows: Rows, named: Named) -> Any:
-        """Chosen rows collated, with the labels of the tokens that count."""
-        examples = [named[row] for row in rows.tolist()]
-        with self._drawing("batch", int(rows[0])):
+    def _batch(self, places: Rows, rows: Rows, named: Named) -> Any:
+        """Chosen candidates collated, with the labels of the tokens that count."""
+        examples = [named[place] for place in places.tolist()]
+        with self._drawing("batch", int(places[0])):
             batch = self.source.collated(examples)
             if self.masker is None or self.tokens is None:
                 return batch
             with self._asking():
-                found = self.source.candidates(batch, rows, examples)
+                found = self.source.candidates(batch, rows[places], examples)
                 seen = self.live.look(found, self.tokens.signals, self.tokens.hidden)
                 labels = self.masker.labels(seen, self.step)
         if labels.shape != found.labels.shape:
@@ -195,17 +203,9 @@ class Stream(Stateful):
         batch["labels"] = labels.to(found.labels.device)
         return batch
 
-    @contextlib.contextmanager
-    def _drawing(self, *place: str | int) -> Iterator[None]:
-        """Torch draws keyed by seed, step and place; what was drawn from before is left alone."""
-        device = self.device
-        key = Rng(self.seed).at("online", self.step, *place).key % 2**63
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(key)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(key)
-            yield
+    def _drawing(self, *place: str | int) -> contextlib.AbstractContextManager[None]:
+        """Torch draws keyed by seed, step and place."""
+        return drawing(self.device, self.seed, "online", self.step, *place)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -218,7 +218,7 @@ class Stream(Stateful):
         return {
             "plan": self.plan,
             "step": self.step,
-            "cursor": (self.step % self.steps_per_epoch) * self.of,
+            "cursor": self.order.cursor(self.step),
             "account": self.account.totals(),
             "chooser": self.chooser.state_dict(),
             "masker": {} if self.masker is None else self.masker.state_dict(),
@@ -228,7 +228,7 @@ class Stream(Stateful):
         if state.get("plan") != self.plan:
             raise DataError(
                 f"the state belongs to plan {state.get('plan')}, this stream is plan {self.plan};"
-                " method, data, seed, keep, of and mode must be those that it was saved with",
+                " method, data, order, seed, keep, of and mode must be those it was saved with",
                 where="state",
             )
         self.chooser.load_state_dict(state["chooser"])
@@ -238,7 +238,10 @@ class Stream(Stateful):
         self.account = _Account(*state["account"])
 
     def report(self) -> dict[str, Any]:
-        """What the choosing did and cost, so far; seconds are of this process."""
+        """What the choosing did and cost, so far; seconds are of this process.
+
+        method, tokens   what the method and the token selector say of themselves (their `facts`)
+        """
         account = self.account
         steps = max(1, account.steps)
         return {
@@ -253,6 +256,8 @@ class Stream(Stateful):
             "seconds_scoring_per_step": account.scoring / steps,
             "seconds_per_step": account.pace(),
             "agreement": account.agreement,
+            "method": dict(getattr(self.chooser, "facts", {})),
+            "tokens": dict(getattr(self.masker, "facts", {})),
         }
 
 

@@ -7,7 +7,7 @@ before it is collated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,9 @@ class RowSource:
         n = len(self)
         if self.column == "row":
             return digest(["row", n])
-        names = getattr(self.data, "column_names", None)
-        if isinstance(names, (list, tuple)) and self.column in names:
-            plain = self.data.with_format(None) if hasattr(self.data, "with_format") else self.data
-            found: Iterable[str] = (_text(v, i) for i, v in enumerate(plain[self.column]))
+        column = self._column()
+        if column is not None:
+            found = column
         else:
             places = np.unique(np.linspace(0, n - 1, min(n, SAMPLED)).astype(np.int64))
             found = (name for name, _ in self.read(places))
@@ -82,6 +81,23 @@ class RowSource:
         for name in found:
             hasher.update(f"{len(name)}:{name}".encode())
         return digest([n, hasher.hexdigest()])
+
+    def names(self) -> Iterator[str]:
+        """The ids of all rows, in their order; reads whole rows where there is no such column."""
+        column = self._column()
+        if column is not None:
+            yield from column
+        else:
+            for row in range(len(self)):
+                yield self.read(np.array([row]))[0][0]
+
+    def _column(self) -> Iterator[str] | None:
+        """The column of ids by itself, where the data set has columns."""
+        names = getattr(self.data, "column_names", None)
+        if not isinstance(names, (list, tuple)) or self.column not in names:
+            return None
+        plain = self.data.with_format(None) if hasattr(self.data, "with_format") else self.data
+        return (_text(value, row) for row, value in enumerate(plain[self.column]))
 
     def collated(self, examples: Sequence[tuple[str, dict[str, Any]]]) -> Any:
         """The batch that the collator makes of rows."""

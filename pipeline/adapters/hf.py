@@ -9,7 +9,8 @@ all gradients are zero and the weights are those of every process. There the str
 sampler is asked one or more batches ahead, with weights of the past, and is replayed on resume.)
 
     rows trained on, a step      per-device batch x accumulation x processes = keep
-    an epoch                     one pass over the candidates: rows // of steps
+    an epoch                     one pass over the candidates: rows // of steps (of an `order`
+                                 that is given, its positions // of)
     max_steps, LR schedule       as the Trainer has them, from those steps
     num_items_in_batch           the Trainer's own count, of the chosen rows
 
@@ -31,8 +32,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from foresift.pipeline.candidates import CandidateOrder
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import Mode
 from foresift.pipeline.online import BatchMethod, TokenSelector
 from foresift.pipeline.stream import Stream
@@ -53,6 +54,7 @@ def attach(
     seed: int | None = None,
     mode: Mode = "eval",
     tokens: TokenSelector | None = None,
+    order: Any = None,
     at_once: int = 8,
     check_every: int = 50,
 ) -> Attached:
@@ -80,7 +82,7 @@ def attach(
     if seed is None:
         seed = args.data_seed if args.data_seed is not None else args.seed
     options = {"keep": batch, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
-    options |= {"at_once": at_once, "check_every": check_every}
+    options |= {"order": order, "at_once": at_once, "check_every": check_every}
     attached = Attached(trainer, method, options)
     for name in _REPLACED:
         setattr(trainer, name, getattr(attached, name))
@@ -94,13 +96,16 @@ class Attached:
     def __init__(self, trainer: Any, method: BatchMethod, options: Mapping[str, Any]) -> None:
         self.trainer, self.method, self.options = trainer, method, dict(options)
         self.data = _columns(trainer, options["ids"])
-        order = CandidateOrder(len(self.data), options["of"], options["seed"])
+        source = RowSource(self.data, options["ids"], _no_rows)
+        order = candidate_order(options["order"], source, options["of"], options["seed"])
+        if isinstance(order, GivenOrder):  # a plan is read once
+            self.options["order"] = order
         self.steps_per_epoch = order.steps_per_epoch
         self.resumed: Path | None = None
         self.stream: Stream | None = None
         self.callback = _Saving(self)
         self._train = trainer.train
-        RowSource(self.data, options["ids"], _no_rows).read(order.rows(0)[:1])  # ids are there
+        source.read(order.rows(0)[:1])  # ids are there
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **fields: Any) -> Any:
         """The Trainer's own; every call begins a stream, where it is said from a checkpoint."""
