@@ -1,6 +1,7 @@
 """A tenth of an instruction pool: does D3's choice tune as well as all of it?
 
     python benchmarks/instructions.py              3 seeds: about 20 minutes on two cores
+    python benchmarks/instructions.py --noise 0.2    a tenth swapped, a tenth word salad
     python benchmarks/instructions.py --smoke      under a minute; no goal is judged
     python benchmarks/instructions.py --arms random,d3 --seeds 1
 
@@ -84,8 +85,14 @@ def pairs(data: Path) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def write(data: Path, out: Path, sizes: Mapping[str, Mapping[str, int]], seed: int = 0) -> None:
-    """pool, trusted and held pairs, none shared; plain text for the warm-up."""
+def write(
+    data: Path, out: Path, sizes: Mapping[str, Mapping[str, int]], noise: float, seed: int = 0
+) -> None:
+    """pool, trusted and held pairs, none shared; plain text for the warm-up.
+
+    `noise` is the share of the pool's pairs that are spoilt: half of them get the response of
+    another pair, half their own with its words shuffled.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     rows: dict[str, list[dict[str, str]]] = {name: [] for name in sizes}
@@ -95,9 +102,25 @@ def write(data: Path, out: Path, sizes: Mapping[str, Mapping[str, int]], seed: i
             for i in order[start : start + counts[kind]]:
                 rows[name].append({"prompt": known[i][0], "response": known[i][1], "kind": kind})
             start += counts[kind]
+    spoil(rows["pool"], noise, rng)
     for name, some in rows.items():
         _mixed_pool.lines(out / f"{name}.jsonl", [some[i] for i in rng.permutation(len(some))])
     _mixed_pool.write(data, out / "text", 3_000_000)
+
+
+def spoil(rows: list[dict[str, str]], noise: float, rng: np.random.Generator) -> None:
+    """Swap or shuffle the responses of some rows, and write down which."""
+    for row in rows:
+        row["spoilt"] = "no"
+    some = rng.permutation(len(rows))[: round(noise * len(rows))]
+    swapped, salad = some[: len(some) // 2], some[len(some) // 2 :]
+    others = [rows[i]["response"] for i in np.roll(swapped, 1)]
+    for i, response in zip(swapped, others, strict=True):
+        rows[i] |= {"response": response, "spoilt": "swapped"}
+    for i in salad:
+        words = rows[i]["response"].split()
+        shuffled = " ".join(words[j] for j in rng.permutation(len(words)))
+        rows[i] |= {"response": shuffled, "spoilt": "salad"}
 
 
 def arms(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -162,7 +185,7 @@ def recipe(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     steps = arms(args)[name]
     found = {
         "name": name, "seed": seed, "report": False,
-        "data": {**pair, "paths": [str(pool / "pool.jsonl")], "columns": ["kind"]},
+        "data": {**pair, "paths": [str(pool / "pool.jsonl")], "columns": ["kind", "spoilt"]},
         "datasets": {
             "trusted": {**pair, "paths": [str(pool / "trusted.jsonl")]},
             "text": {**read, "paths": [str(pool / "text" / "pool.jsonl")], "text": "text"},
@@ -196,16 +219,20 @@ class Held:
         spec = ModelSpec(init=str(Path(trained["path"]) / "checkpoint"), max_length=256)
         losses = {k: evaluate([t], spec)["token_mean"] for k, t in self.tables.items()}
         return {"loss": float(np.mean(list(losses.values()))), "losses": losses,
-                "t0_share": _share(manifest), "tokens": trained["facts"]["tokens"]}  # fmt: skip
+                "tokens": trained["facts"]["tokens"], **_chosen(manifest)}  # fmt: skip
 
 
-def _share(manifest: Mapping[str, Any]) -> float:
-    """The share of T0 among the documents that the last `select` kept."""
+def _chosen(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of T0 and of spoilt pairs among the documents that the last `select` kept."""
     if not any(s["verb"] == "select" for s in manifest["steps"]):
-        return float("nan")
-    return float(
-        np.mean([k == "t0" for k in _recipes.kept(manifest, ["kind"])["kind"].to_pylist()])
-    )
+        return {}
+    table = _recipes.kept(manifest, ["kind", "spoilt"])
+    kinds, spoilt = (np.array(table[name].to_pylist()) for name in ("kind", "spoilt"))
+    return {
+        "t0": float((kinds == "t0").mean()),
+        "swapped": float((spoilt == "swapped").mean()),
+        "salad": float((spoilt == "salad").mean()),
+    }
 
 
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -217,17 +244,21 @@ def _apart(found: Found, name: str, base: str) -> list[float]:
 
 def table(found: Found) -> str:
     """A Markdown table, best loss first."""
-    lines = ["| arm | held-out loss | Alpaca | T0 | minus random | T0 chosen |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| arm | held-out loss | Alpaca | T0 | minus random | T0 | swapped | salad |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name in sorted(found, key=lambda n: float(np.mean([r["loss"] for r in found[n]]))):
         runs = found[name]
         cells = [
             told([r["loss"] for r in runs]), *(told([r["losses"][k] for r in runs]) for k in KINDS),
             told(_apart(found, name, "random")) if "random" in found else "",
-            f"{float(np.mean([r['t0_share'] for r in runs])):.2f}",
+            *(_mean(runs, name) for name in ("t0", "swapped", "salad")),
         ]  # fmt: skip
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _mean(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+    return f"{float(np.mean([r[name] for r in runs])):.2f}" if name in runs[0] else ""
 
 
 def goals(found: Found) -> list[dict[str, Any]]:
@@ -254,6 +285,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=400_000, help="tokens of plain text")
     parser.add_argument("--tokens", type=int, default=75_000, help="tokens of tuning but for full")
     parser.add_argument("--teacher", type=int, default=150_000, help="tokens that tune the teacher")
+    parser.add_argument("--noise", type=float, default=0.0, help="share of spoilt pairs")
     parser.add_argument(
         "--unit", choices=["tokens", "rows", "responses"], default="tokens",
         help="what a tenth is counted in: all tokens, pairs, or tokens of responses",
@@ -272,7 +304,9 @@ def main() -> None:
         sizes = {n: {k: c // 10 for k, c in counts.items()} for n, counts in sizes.items()}
     if not args.data.exists():
         raise SystemExit(f"no data at {args.data}; name its folder with --data")
-    write(args.data, args.work / "pool", sizes)
+    if args.noise:
+        args.work = args.work.with_name(f"{args.work.name}-{args.noise:g}")
+    write(args.data, args.work / "pool", sizes, args.noise)
     names = args.arms.split(",") if args.arms else list(arms(args))
     jobs = [(name, seed) for seed in range(args.seeds) for name in names]
 

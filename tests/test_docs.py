@@ -82,7 +82,7 @@ def test_every_page_is_on_the_map() -> None:
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_recipes_plan(text: str, beside_examples: Path) -> None:
     plan = make_plan(Recipe.parse(yaml.safe_load(text), "block"), beside_examples / "out")
-    assert {"read", "select", "train"} <= {step.verb for step in plan.steps}
+    assert {"read", "select"} <= {step.verb for step in plan.steps}
 
 
 def commands() -> Iterator[str]:
