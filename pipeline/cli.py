@@ -1,4 +1,4 @@
-"""The command line: run, plan, parts, show, diff.
+"""The command line: run, plan, parts, show, diff, bench-online.
 
 Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's to mend.
 """
@@ -138,6 +138,60 @@ def diff(
 
     with located():
         compare.show(Run.open(before), Run.open(after), out_console, limit)
+
+
+@app.command("bench-online")
+def bench_online(
+    model: Annotated[
+        str, typer.Argument(help="A folder, a configuration (random weights) or a hub id.")
+    ],
+    data: Annotated[
+        str, typer.Argument(help="JSON lines, parquet, or a Hugging Face data set (folder or id).")
+    ],
+    keep: Annotated[int, typer.Option(help="Rows that a step trains on.")] = 4,
+    of: Annotated[int, typer.Option(help="Candidates that they are chosen from.")] = 16,
+    length: Annotated[int, typer.Option(help="Tokens after which a row is cut.")] = 512,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas, or module:Class; empty: all that there are.")
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Steps of each; the median counts.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    tokenizer: Annotated[str, typer.Option(help="Where MODEL brings none; bytes is one.")] = "",
+    fields: Annotated[
+        str, typer.Option(help="text, messages, or prompt,response as DATA calls them.")
+    ] = "",
+    at_once: Annotated[int, typer.Option(help="Candidates in one forward.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Tell, before training, what a step costs here if the model chooses its rows.
+
+    Takes real training steps with MODEL on the first rows of DATA (nothing
+    is saved): plain ones on KEEP rows and on all OF candidates, a forward of
+    the candidates alone, and each method's choice of KEEP out of OF with a
+    step on what it chose. All take turns, so a busy machine is unjust to none.
+
+    How to read it: a method at 2.0 x plain KEEP must reach the same loss in
+    half the steps to be worth its time. Below 1.0 x plain OF it is cheaper
+    than training on all candidates. Token selectors (rho1, sstoken, ...) choose
+    tokens within KEEP rows: compare them with plain KEEP.
+
+    Example: foresift bench-online Qwen/Qwen2.5-0.5B chats.jsonl --of 32
+    """
+    _quiet()
+    with located():
+        from foresift.pipeline import online_bench as online
+        from foresift.pipeline.lm.model import ModelSpec
+        from foresift.pipeline.online_cost import Sizes
+
+        fields_of_model = {"init": model, "tokenizer": tokenizer, "dtype": dtype}
+        spec = ModelSpec.parse(
+            {**fields_of_model, "device": device, "max_length": length}, "bench-online"
+        )
+        found = online.bench(spec, data, Sizes(keep, of, at_once), methods, steps, fields)
+        online.show(found, out_console)
+        if as_json:
+            print(json.dumps(found.summary()), flush=True)
 
 
 class _Warnings(logging.Handler):
