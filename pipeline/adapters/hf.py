@@ -36,11 +36,13 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import Mode
 from foresift.pipeline.online import BatchMethod, TokenSelector
+from foresift.pipeline.stability import StabilityGuard
 from foresift.pipeline.stream import Stream
 from foresift.pipeline.stream_rows import RowSource
 from foresift.pipeline.stream_state import read_state, write_state
 
 STATE_FILE = "foresift_stream.safetensors"
+GUARD_FILE = "foresift_guard.safetensors"
 _REPLACED = ("train", "get_train_dataloader", "get_batch_samples")
 
 
@@ -186,7 +188,36 @@ class _Saving(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:
-            self.attached.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self.attached.save(_checkpoint(args, state))
+
+
+class GuardCallback(TrainerCallback):
+    """A stability guard in a Trainer: `trainer.add_callback(GuardCallback(guard))`.
+
+    Every `train` is a switch, unless it goes on from a checkpoint in the Trainer's `output_dir` in
+    which the guard's state lies.
+    """
+
+    def __init__(self, guard: StabilityGuard) -> None:
+        self.guard = guard
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        file = _checkpoint(args, state) / GUARD_FILE
+        if state.global_step and file.is_file():
+            self.guard.load_state_dict(read_state(file))
+        else:
+            self.guard.switch(fields["model"], state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        self.guard.after_step(fields["model"], state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        if args.should_save:
+            write_state(self.guard.state_dict(), _checkpoint(args, state) / GUARD_FILE)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 class _Counted(torch.utils.data.Dataset[int]):
