@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.nn.parallel import DistributedDataParallel
 
 from foresift.pipeline.document_losses import document_losses, weighted
 from foresift.pipeline.epoch_stream import EpochStream
@@ -211,3 +214,36 @@ def test_a_state_of_another_plan_is_refused() -> None:
 def test_bad_input(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         stream(InfoBatch(), **fields)
+
+
+def distributed(rank: int, world: int, folder: str) -> None:
+    """The bare loop under DistributedDataParallel; keeps rows, weights and what the plan knows."""
+    torch.set_num_threads(1)
+    if world > 1:
+        meet = f"file://{folder}/meet"
+        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    net = model()
+    wrapped: Any = DistributedDataParallel(net) if world > 1 else net
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    found = stream(InfoBatch(prune=0.5))
+    kept = {"rows": train(wrapped, optimizer, found), "weights": net.state_dict()}
+    torch.save(kept | {"state": found.state_dict()}, f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_visit_and_learn_what_one_does(tmp_path: Path) -> None:
+    distributed(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(distributed, args=(2, str(tmp_path)), nprocs=2)
+    alone, first, second = (
+        torch.load(tmp_path / f"{n}.pt", weights_only=False) for n in ("1-0", "2-0", "2-1")
+    )
+    assert [a + b for a, b in zip(first["rows"], second["rows"], strict=True)] == alone["rows"]
+    for name, weights in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], weights, rtol=1e-4, atol=1e-5)
+        assert torch.equal(first["weights"][name], second["weights"][name])
+    for other in (first, second):
+        np.testing.assert_allclose(
+            other["state"]["epochs"]["latest"], alone["state"]["epochs"]["latest"], rtol=1e-3
+        )

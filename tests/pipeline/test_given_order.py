@@ -26,6 +26,7 @@ from foresift.pipeline.stream_rows import RowSource
 from foresift.pipeline.stream_state import read_state, write_state
 from foresift.stages.samplers.uds import UDS
 from tests.pipeline.streams import Given, Hardest, Highest, collate, model, rows
+from tests.pipeline.test_stream import side_by_side
 from tests.runs import go, recipe
 
 DATA = rows(30)
@@ -94,6 +95,23 @@ def test_a_row_that_comes_again_in_a_step_has_one_utility(name: str) -> None:
         first, second = lines(batch)[::2], lines(batch)[1::2]
         assert first == second  # both views or none
         np.testing.assert_allclose(told[-1][::2], told[-1][1::2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_rows_that_come_again_are_shared_out_as_one_process_has_them(world: int) -> None:
+    nets = [model() for _ in range(world)]
+    order = np.random.default_rng(3).integers(0, 6, size=21)
+
+    def batches(rank: int, gather: Any = None, world: int = world) -> Any:
+        ranks = {"rank": rank, "world": world, "gather": gather}
+        method = Highest(memory=0.1)
+        found = stream(order, nets[rank], method, keep=8, of=16, at_once=4, steps=5, **ranks)
+        return (lines(batch) for batch in found)
+
+    alone = list(batches(0, world=1))
+    together = side_by_side(world, batches)
+    for step, expected in enumerate(alone):
+        assert [line for of_rank in together for line in of_rank[step]] == expected
 
 
 def test_copies_beyond_what_is_kept_are_left_out_by_place() -> None:
