@@ -8,6 +8,11 @@ every row of one pass, 8 a step.
     loss         held-out response loss at equal tokens trained on (forward and backward)
     to full's    seconds until the loss that `full` ends with, of the seconds that `full` took
     repeats      rows chosen in the first pass whose content was chosen before in it, of all chosen
+
+A choice that looks at each row alone takes both copies or none, so that its repeats come near the
+20 % of the pool; random takes both of few. `uds_norm` is UDS without its memory, `uds_distance`
+the memory alone, and `uds_by_length` divides both by the row's length, which the nuclear norm grows
+with.
 """
 
 from __future__ import annotations
@@ -67,6 +72,7 @@ def methods(setup: Setup, pool: Sequence[Row], seed: int) -> dict[str, Any]:
         "gradient_norm": GradientNorm(),
         "uds": UDS(seed=seed),
         "uds_norm": UDS(seed=seed, alpha_normalised=0.0),
+        "uds_by_length": UDS(seed=seed, length_norm="length"),
         "uds_distance": UDS(seed=seed, alpha_normalised=1e6),
     }
 

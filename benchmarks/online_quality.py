@@ -1,6 +1,6 @@
 """Does choosing online help? Rows, tokens and epochs, chosen while the model learns in a bare loop.
 
-    python benchmarks/online_quality.py              3 seeds: about 25 minutes on one core
+    python benchmarks/online_quality.py              3 seeds: about 25 minutes on an idle core
     python benchmarks/online_quality.py --part b --seeds 1
     python benchmarks/online_quality.py --smoke      under a minute; no goal is judged
 
@@ -51,10 +51,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / "out" / "online_quality")
     parser.add_argument("--warmup", type=int, default=400_000, help="tokens of plain text")
-    parser.add_argument("--rows", type=int, default=1200, help="pairs of a pool in a and b")
+    parser.add_argument("--rows", type=int, default=900, help="pairs of a pool in a and b")
     parser.add_argument("--copies", type=int, default=1, help="copies of each row copied in a")
     parser.add_argument("--token-epochs", type=int, default=1, help="epochs in b")
-    parser.add_argument("--plan-rows", type=int, default=300, help="pairs of a pool in c")
+    parser.add_argument(
+        "--noise", choices=["vocabulary", "responses"], default="vocabulary",
+        help="corrupted tokens of b: any of the vocabulary, or tokens of the pool's responses",
+    )  # fmt: skip
+    parser.add_argument("--plan-rows", type=int, default=280, help="pairs of a pool in c")
     parser.add_argument("--epochs", type=int, default=8, help="epochs in c")
     parser.add_argument("--trusted", type=int, default=800, help="pairs of the reference model")
     parser.add_argument("--held", type=int, default=100, help="held-out pairs of each kind")
@@ -77,9 +81,9 @@ def main() -> None:
         raise SystemExit(f"no data at {args.data}; name its folder with --data")
     setup = _online_quality_setup.prepare(args)
     arms = [name for name in args.arms.split(",") if name]
-    jobs: dict[str, tuple[Any, tuple[int, int]]] = {
+    jobs: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "a": (_online_quality_rows, (args.rows, args.copies)),
-        "b": (_online_quality_tokens, (args.rows, args.token_epochs)),
+        "b": (_online_quality_tokens, (args.rows, args.token_epochs, args.noise)),
         "c": (_online_quality_epochs, (args.plan_rows, args.epochs)),
     }
     parts: dict[str, Any] = {}
