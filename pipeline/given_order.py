@@ -20,7 +20,8 @@ often, by itself like any other (a data set or a collator that draws gives each 
 its utilities are those of one row, and of equal utilities all are taken but where `keep` ends.
 
 Errors: a row that is not there; an id that is not in the data; an order shorter than a step.
-Memory: 8 bytes a position, 24 and more a row while ids are matched.
+Memory: 8 bytes a position; some 300 bytes a row and a position while the ids of a plan are matched.
+Cost: 14 s once for a plan of a million rows (measured).
 """
 
 from __future__ import annotations
