@@ -5,7 +5,8 @@ from foresift import Recipe, Run
 run = Recipe.read("recipe.yaml", ["rounds.count=1"]).run("out")
 print(run.manifest["accounts"])
 
-`Stream` and `attach` choose batches in training; they are imported when asked for: they need torch.
+`Stream`, `EpochStream` and `attach` choose rows in training, `StabilityGuard` watches it; they are
+imported when asked for, as they need torch.
 """
 
 from importlib import import_module
@@ -17,23 +18,32 @@ from foresift.pipeline.run import Run
 
 if TYPE_CHECKING:
     from foresift.pipeline.adapters.hf import attach
+    from foresift.pipeline.epoch_stream import EpochStream
+    from foresift.pipeline.stability import StabilityGuard
     from foresift.pipeline.stream import Stream
 
 __version__ = "0.1.0"
 __all__ = [
     "DataError",
+    "EpochStream",
     "ForesiftError",
     "ModelError",
     "Recipe",
     "RecipeError",
     "Run",
+    "StabilityGuard",
     "StoreError",
     "Stream",
     "__version__",
     "attach",
 ]
 #: public names whose modules import torch -> the module
-_LATER = {"Stream": "foresift.pipeline.stream", "attach": "foresift.pipeline.adapters.hf"}
+_LATER = {
+    "EpochStream": "foresift.pipeline.epoch_stream",
+    "StabilityGuard": "foresift.pipeline.stability",
+    "Stream": "foresift.pipeline.stream",
+    "attach": "foresift.pipeline.adapters.hf",
+}
 
 
 def __getattr__(name: str) -> Any:
