@@ -116,7 +116,9 @@ class Masks:
 
     def _waves(self, frequencies: torch.Tensor, size: int, places: torch.Tensor) -> torch.Tensor:
         turns = torch.outer(places, frequencies) % size
-        waves = torch.cos(turns.to(WIDE) * (2 * math.pi / size)) * math.sqrt(2 / len(frequencies))
+        angles = torch.arange(size, device=turns.device).to(WIDE) * (2 * math.pi / size)
+        waves = torch.cos(angles).take(turns)  # few different ones: looked up, not computed again
+        waves.mul_(math.sqrt(2 / len(frequencies)))
         if not self.released:  # the two that are their own mirror image have twice the energy
             waves[:, (frequencies == 0) | (2 * frequencies == size)] /= math.sqrt(2)
         return waves
