@@ -14,8 +14,8 @@ decides there. The released code has a longer phase of attention alone, until it
 number of 10,000 or more, in every epoch; `attention_only_steps` is that phase, off by default.
 
 **Noise that can be learnt a little is progress too.** Where a fifth of the response tokens were
-drawn from the vocabulary and a 1M-parameter model was tuned on what was kept, REL kept 26 to 29 % of
-such tokens: their marginal is learnt in a few steps, then they are trained on, and show more
+drawn from the vocabulary and a 1M-parameter model was tuned on what was kept, REL kept 26 to 29 %
+of such tokens: their marginal is learnt in a few steps, then they are trained on, and show more
 progress. On a model that trains on clean tokens the same REL keeps 6 to 10 %. `rho1` had 7 %.
 
 Reduction is the trainer's matter: the paper weights each sample alike, the released code each kept
