@@ -89,8 +89,11 @@ def main() -> None:
         tables = [pq.read_table(f, columns=["id", "text"]) for f in sorted(files)]
         chosen[name] = {i: t for table in tables for i, t in pairs(table)}
         cached = sum(step["cached"] for step in done.manifest["steps"])
-        print(f"{name:18} {len(chosen[name]):4} documents, distinct-3 "
-              f"{distinct(chosen[name].values()):.3f}, {cached} steps were there already")  # fmt: skip
+        varied = distinct(chosen[name].values())
+        print(
+            f"{name:18} {len(chosen[name]):4} documents, distinct-3 {varied:.3f}, "
+            f"{cached} steps were there already"
+        )
     for a, b in itertools.combinations(chosen, 2):
         shared = len(chosen[a].keys() & chosen[b].keys())
         if shared > 0.2 * min(len(chosen[a]), len(chosen[b])):
