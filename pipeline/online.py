@@ -79,7 +79,32 @@ class Stateful(ABC):
         """Go on from there; DataError where the state is another configuration's."""
 
 
-class Chooser(Stateful):
+class Running(Stateful):
+    """The running side of a part; it keeps nothing unless it says so."""
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking(Part):
+    """A part that is told what one forward of the live model says of its rows."""
+
+    @property
+    @abstractmethod
+    def signals(self) -> tuple[str, ...]:
+        """Names from `pipeline/lm/signals.py`; `nll` is the loss of each counted token."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the final hidden states are read as well (`Seen.hidden`)."""
+        return False
+
+
+class Chooser(Running):
     """The running side of a BatchMethod."""
 
     @abstractmethod
@@ -94,26 +119,10 @@ class Chooser(Stateful):
         """Told which candidates were chosen."""
         return None
 
-    def state_dict(self) -> State:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
-class BatchMethod(Part):
+class BatchMethod(Looking):
     """Chooses which candidates of a step are trained on."""
-
-    @property
-    @abstractmethod
-    def signals(self) -> tuple[str, ...]:
-        """Names from `pipeline/lm/signals.py`, read from one forward of the candidates."""
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the final hidden states are read as well (`Seen.hidden`)."""
-        return False
 
     @abstractmethod
     def open(self, live: LiveModel) -> Chooser:
@@ -145,33 +154,17 @@ class EpochPlan(Part):
         """Begin, for n documents (positions 0 .. n-1) and so many epochs."""
 
 
-class Masker(Stateful):
+class Masker(Running):
     """The running side of a TokenSelector."""
 
     @abstractmethod
     def labels(self, seen: Seen, step: int) -> torch.Tensor:
         """[B, L] the labels of the candidates, IGNORED where a token shall not count."""
 
-    def state_dict(self) -> State:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
-class TokenSelector(Part):
+class TokenSelector(Looking):
     """Chooses which tokens of the rows that are trained on count in the loss."""
-
-    @property
-    @abstractmethod
-    def signals(self) -> tuple[str, ...]:
-        """Names from `pipeline/lm/signals.py`; `nll` is the loss of each counted token."""
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the final hidden states are read as well (`Seen.hidden`)."""
-        return False
 
     @abstractmethod
     def open(self, live: LiveModel) -> Masker:

@@ -20,7 +20,7 @@ from foresift.pipeline.stream_state import read_state, write_state
 from foresift.stages.samplers.dynamic_random import DynamicRandom
 from foresift.stages.samplers.infobatch import InfoBatch
 from foresift.stages.samplers.seta import SeTa
-from tests.pipeline.streams import collate, model, rows
+from tests.pipeline.streams import collate, leave, model, rows
 from tests.pipeline.test_stream import side_by_side
 
 DATA = rows(23)
@@ -229,7 +229,7 @@ def distributed(rank: int, world: int, folder: str) -> None:
     kept = {"rows": train(wrapped, optimizer, found), "weights": net.state_dict()}
     torch.save(kept | {"state": found.state_dict()}, f"{folder}/{world}-{rank}.pt")
     if world > 1:
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments
 
 from foresift.pipeline.adapters.hf import STATE_FILE, attach
 from foresift.pipeline.stream import Stream
-from tests.pipeline.streams import Highest, collate, model, rows
+from tests.pipeline.streams import Highest, collate, leave, model, rows
 
 STEPS = 8
 
@@ -49,7 +49,7 @@ def train(rank: int, world: int, folder: str) -> None:
     kept = {"chosen": chosen, "weights": net.state_dict(), "state": stream.state_dict()}
     torch.save(kept, f"{folder}/{world}-{rank}.pt")
     if world > 1:
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def train_trainer(rank: int, world: int, folder: str, port: int, resume: bool) -
     kept = {"weights": trainer.model.state_dict(), "report": attached.report()}
     torch.save(kept, f"{folder}/trainer-{world}-{rank}-{resume}.pt")
     if world > 1:
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.mark.slow
