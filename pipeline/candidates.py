@@ -17,17 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from foresift.pipeline.errors import DataError
-from foresift.pipeline.rng import Rng
+from foresift.pipeline.rng import Rng, mix
 
 Rows = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 ROUNDS = 6
-
-
-def _mix(x: Words) -> Words:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class Permutation:
@@ -55,7 +49,7 @@ class Permutation:
         left, right = values >> half, values & mask
         with np.errstate(over="ignore"):
             for key in self.keys:
-                left, right = right, left ^ (_mix(right + key) & mask)
+                left, right = right, left ^ (mix(right + key) & mask)
         joined: Words = (left << half) | right
         return joined
 

@@ -19,7 +19,8 @@ from foresift.pipeline.tables import id_words
 Floats = npt.NDArray[np.float64]
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The SplitMix64 finaliser: 64 bits that look like chance for any others."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -45,7 +46,7 @@ class Rng:
         """One draw from the open interval (0, 1) for each id."""
         words = id_words(ids)
         with np.errstate(over="ignore"):
-            mixed = _mix(_mix(words[:, 0] ^ np.uint64(self.key)) + words[:, 1])
+            mixed = mix(mix(words[:, 0] ^ np.uint64(self.key)) + words[:, 1])
         return (np.right_shift(mixed, np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
 
     def gumbel(self, ids: pa.Array | pa.ChunkedArray) -> Floats:

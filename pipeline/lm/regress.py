@@ -44,6 +44,7 @@ from scipy import sparse  # type: ignore[import-untyped]
 from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.dual import direct, folds, iterative
 from foresift.pipeline.lm.encode import Encoded
+from foresift.pipeline.rng import mix
 from foresift.pipeline.store import Facts, publish, temporary
 
 Floats = npt.NDArray[np.float64]
@@ -84,10 +85,7 @@ def ngram_features(
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The SplitMix64 step: increment and finaliser."""
-    x = x * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mix(x * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _counts(cells: Integers, rows: int, dimension: int, weight: Weight) -> Any:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import xxhash
 from rensa import RMinHash
 
+from foresift.pipeline.rng import mix
 from foresift.stages.dedup._text import Buffer, Bytes, Ints, Words, words
 
 Keys = npt.NDArray[np.uint64]
@@ -29,13 +30,6 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 #: words hashed at a time: the working set stays in the second-level cache
 _WORDS = 8192
-
-
-def mix(x: Keys) -> Keys:
-    """The SplitMix64 finaliser."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 _BYTE = mix(np.arange(1, 257, dtype=np.uint64) * _ODD)
