@@ -142,6 +142,13 @@ def id_words(ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return words.reshape(-1, 2)[ids.offset : ids.offset + len(ids)]
 
 
+def first_copies(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Of sorted ids [n, 2], those that differ from the one before."""
+    first = np.ones(len(words), dtype=np.bool_)
+    first[1:] = (words[1:] != words[:-1]).any(axis=1)
+    return first
+
+
 def hex_id(value: bytes) -> str:
     """An id as people read it: 32 hex digits."""
     return value.hex()

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresift.pipeline.errors import DataError
-from foresift.pipeline.tables import ID, id_words
+from foresift.pipeline.tables import ID, first_copies, id_words
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -147,6 +147,15 @@ class _Chunk:
             out[places] = self.values[starts[:, None] + np.arange(width)]
 
 
+def vector_column(values: npt.NDArray[Any]) -> pa.Array:
+    """[n, d] numbers as a column of lists of float32; null where a row holds NaN."""
+    rows, width = values.shape
+    missing = np.isnan(values).any(axis=1)
+    bounds = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    flat = pa.array(np.where(missing[:, None], 0, values).astype(np.float32).ravel())
+    return pa.ListArray.from_arrays(bounds, flat, mask=pa.array(missing))
+
+
 def vector_width(column: pa.ChunkedArray, name: str) -> int:
     """The one width of all vectors of a column (0 where there are none)."""
     types, dtype = pa.types, column.type
@@ -203,8 +212,7 @@ class Documents:
         words = id_words(table["id"])[alive]
         order = np.lexsort((words[:, 1], words[:, 0]))  # stable: the first copy stays first
         words = words[order]
-        first = np.ones(len(words), dtype=np.bool_)
-        first[1:] = (words[1:] != words[:-1]).any(axis=1)
+        first = first_copies(words)
         return cls(words[first], alive[order][first], vectors)
 
     def __len__(self) -> int:

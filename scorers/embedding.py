@@ -22,6 +22,7 @@ import pyarrow as pa
 from foresift.pipeline.lm.signals import Signals, Tokens
 from foresift.pipeline.nouns import Arrays, ModelScorer
 from foresift.pipeline.tables import Column
+from foresift.pipeline.vectors import vector_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,4 @@ class Embedding(ModelScorer):
         if self.normalise:
             norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-        rows, width = vectors.shape
-        missing = np.isnan(vectors).any(axis=1)
-        bounds = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
-        values = pa.array(vectors.ravel())
-        return {"vector": pa.ListArray.from_arrays(bounds, values, mask=pa.array(missing))}
+        return {"vector": vector_column(vectors)}

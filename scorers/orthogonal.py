@@ -54,7 +54,7 @@ from foresift.pipeline.lm.regress import Ridge, ngram_features
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts, finite, read_json, write_json
-from foresift.pipeline.tables import Column, content_columns, content_texts, id_words
+from foresift.pipeline.tables import Column, content_columns, content_texts, first_copies, id_words
 from foresift.pipeline.words import hashed_words
 from foresift.scorers._axes import SIGN, Axes, Floats, Scale, overlap
 
@@ -237,10 +237,7 @@ class _Sample:
         """Each document once, those of smallest draw, by id; of copies the smallest scores."""
         words, values = id_words(table["id"]), _values(table, self.by)
         order = np.lexsort((*values.T[::-1], words[:, 1], words[:, 0]))
-        words = words[order]
-        first = np.ones(len(words), dtype=np.bool_)
-        first[1:] = (words[1:] != words[:-1]).any(axis=1)
-        rows = order[first]
+        rows = order[first_copies(words[order])]
         draws = self.rng.uniform(table["id"])[rows]
         rows = rows[np.sort(np.argsort(draws, kind="stable")[: self.limit])]
         return table.take(pa.array(rows))

@@ -34,7 +34,7 @@ import pyarrow as pa
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.nouns import Arrays, Facts, FittedScorer
 from foresift.pipeline.tables import Column
-from foresift.pipeline.vectors import BLOCK, Documents, Floats, unit
+from foresift.pipeline.vectors import BLOCK, Documents, Floats, unit, vector_column
 from foresift.scorers._documents import counted, documents_of, unit_rows
 
 _MEAN, _AXES = "mean.npy", "axes.npy"
@@ -113,10 +113,7 @@ class Whitened(FittedScorer):
             centred = vectors.astype(np.float64) - mean
             # row by row, so that a row gets the same numbers in any batch
             found = unit(np.einsum("ij,jk->ik", centred, axes) if self.dimensions else centred)
-        missing = np.asarray(np.isnan(found).any(axis=1))
-        bounds = pa.array(np.arange(rows + 1, dtype=np.int32) * found.shape[1])
-        flat = pa.array(np.where(missing[:, None], 0, found).astype(np.float32).ravel())
-        return {"vector": pa.ListArray.from_arrays(bounds, flat, mask=pa.array(missing))}
+        return {"vector": vector_column(found)}
 
 
 def moments(documents: Documents) -> tuple[Floats, Floats]:

@@ -24,7 +24,7 @@ from foresift.pipeline.choice import Budget, Choice, scores
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.labels import labels
 from foresift.pipeline.rng import Rng
-from foresift.pipeline.tables import id_words
+from foresift.pipeline.tables import first_copies, id_words
 from foresift.pipeline.vectors import Documents, Rows
 from foresift.stages.selectors._interleave import Queue, interleave
 from foresift.stages.selectors._ranking import NO_SCORE, Floats
@@ -169,10 +169,7 @@ def _by_id(table: pa.Table, rows: Rows) -> tuple[Rows, Rows]:
     """Rows in the order of their ids, and where each id begins."""
     words = id_words(table["id"])[rows]
     order = np.lexsort((words[:, 1], words[:, 0]))
-    words = words[order]
-    first = np.ones(len(rows), dtype=np.bool_)
-    first[1:] = (words[1:] != words[:-1]).any(axis=1)
-    return rows[order], np.flatnonzero(first)
+    return rows[order], np.flatnonzero(first_copies(words[order]))
 
 
 def _scaled(values: Floats, scale: Scale, name: str) -> Floats:

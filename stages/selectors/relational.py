@@ -53,7 +53,7 @@ from foresift.pipeline.choice import scores
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.labels import labels
 from foresift.pipeline.nouns import Budget, Choice, Rng, Selector
-from foresift.pipeline.tables import id_words
+from foresift.pipeline.tables import first_copies, id_words
 from foresift.pipeline.vectors import Matrix, Rows, unit, unit_vectors
 from foresift.stages.selectors._interleave import Queue, interleave
 from foresift.stages.selectors._ranking import NO_SCORE, Floats
@@ -129,17 +129,10 @@ class Relational(Selector):
         cluster[reason != ""] = -1
         if not isinstance(self.clusters, str):
             rows = np.flatnonzero(reason == "")
-            first = _first_copies(id_words(table["id"])[by_id[rows]])
+            first = first_copies(id_words(table["id"])[by_id[rows]])
             found = spherical_kmeans(vectors[rows[first]], self.clusters, rng)
             cluster[rows] = found[np.cumsum(first) - 1]
         return cluster, reason
-
-
-def _first_copies(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Of sorted ids, those that differ from the one before."""
-    first = np.ones(len(words), dtype=np.bool_)
-    first[1:] = (words[1:] != words[:-1]).any(axis=1)
-    return first
 
 
 def learned(table: pa.Table, value: float | str) -> float:
