@@ -107,6 +107,12 @@ def _reads_content(part: Part) -> bool:
     return bool(getattr(part, "reads_content", True))
 
 
+def stored(values: Any, dtype: pa.DataType) -> pa.Array:
+    """What a scorer gave as it is stored; an array of that type goes through as it is."""
+    whole = isinstance(values, pa.Array) and values.type.equals(dtype)
+    return values if whole else pa.array(values, dtype)
+
+
 class Sidecar:
     """Collects the scores of alive rows and writes them at their places."""
 
@@ -126,7 +132,7 @@ class Sidecar:
         )
         self._rows.append(rows)
         for name, column in self.columns.items():
-            array = pa.array(found[name], column.dtype)
+            array = stored(found[name], column.dtype)
             assert len(array) == len(rows), f"{name}: {len(array)} values for {len(rows)} rows"
             self._values[name].append(array)
 

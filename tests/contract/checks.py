@@ -25,6 +25,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from foresift.pipeline.lm.signals import validate
 from foresift.pipeline.nouns import Choice, Column, FittedModelScorer, Part
 from foresift.pipeline.parts import field_docs
+from foresift.pipeline.scoring import stored as as_stored
 
 Score = Callable[[Sequence[int]], Mapping[str, Any]]
 Choose = Callable[[Sequence[int]], tuple[list[bytes], Choice]]
@@ -34,7 +35,7 @@ PICKLE_BYTES = 2000
 
 def stored(found: Mapping[str, Any], columns: Mapping[str, Column]) -> dict[str, pa.Array]:
     """Values as they would be stored."""
-    return {n: pa.array(found[n], columns[n].dtype) for n in found}
+    return {n: as_stored(found[n], columns[n].dtype) for n in found}
 
 
 def written(found: Mapping[str, Any], columns: Mapping[str, Column]) -> dict[str, list[str]]:
@@ -47,7 +48,7 @@ def declares_what_it_gives(found: Mapping[str, Any], columns: Mapping[str, Colum
     assert set(found) == set(columns), f"declares {sorted(columns)}, gives {sorted(found)}"
     for name, column in columns.items():
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name), f"{name!r} is not a plain column name"
-        array = pa.array(found[name], column.dtype)
+        array = as_stored(found[name], column.dtype)
         assert len(array) == n, f"{name}: {len(array)} values for {n} rows"
         assert column.unit, f"{name} has no unit"
         assert column.better in ("higher", "lower", "neither")
