@@ -26,7 +26,7 @@ of the logits. Cost of a row: O(L^2 d + L^3 + L d (d + d1)); of a new matrix O(V
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ POSITIONS = 65536
 #: entries of the output matrix that are compared to see whether it was trained
 PROBES = 1024
 WIDE = torch.float64
+#: Q is kept between output matrices where it takes no more than this
+KEPT_BYTES = 256 << 20
 #: what was drawn for a sketch, as a checkpoint keeps it
 SIGNS = ("token_signs", "position_signs", "token_frequencies", "position_frequencies")
 
@@ -124,6 +126,10 @@ class Masks:
         return waves
 
 
+#: (start, stop, device) -> rows of Q
+Right = Callable[[int, int, torch.device], torch.Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Factors:
     """What stands for an output matrix."""
@@ -134,8 +140,9 @@ class Factors:
     """[d, d1] c C."""
 
     @classmethod
-    def of(cls, head: Head, masks: Masks) -> Factors:
-        """Both from one pass over the vocabulary."""
+    def of(cls, head: Head, masks: Masks, right_of: Right | None = None) -> Factors:
+        """Both from one pass over the vocabulary; `right_of` gives rows of Q that are kept."""
+        right_of = right_of or masks.right
         width = head.weight.shape[1] + (head.bias is not None)
         device = head.weight.device
         gram = torch.zeros(width, width, dtype=WIDE, device=device)
@@ -146,7 +153,7 @@ class Factors:
             if head.bias is not None:
                 tile = torch.cat([tile, head.bias[start:stop, None].to(WIDE)], 1)
             gram.addmm_(tile.T, tile)
-            right.addmm_(tile.T, masks.right(start, stop, device))
+            right.addmm_(tile.T, right_of(start, stop, device))
         return cls(head.scale * square_root(gram), head.scale * right)
 
 
@@ -179,6 +186,7 @@ class Kernel:
     def __init__(self, live: LiveModel, masks: Masks, rows: str) -> None:
         self.live, self.masks, self.rows = live, masks, rows
         self._factors: Factors | None = None
+        self._right: dict[int, torch.Tensor] = {}
         self._made_of: tuple[int, int, torch.Tensor] | None = None
 
     def __call__(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -218,8 +226,17 @@ class Kernel:
         projected = part.new_zeros(n, length, columns, dtype=WIDE)
         for start, stop, tile in _tiles(part, head, self.masks.vocabulary):
             gram += tile @ tile.mT
-            projected += tile @ self.masks.right(start, stop, part.device)
+            projected += tile @ self.right(start, stop, part.device)
         return gram, projected
+
+    def right(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
+        """Rows of Q, which are the same for every output matrix: kept where they are few."""
+        masks = self.masks
+        if masks.vocabulary * len(masks.token_frequencies) * WIDE.itemsize > KEPT_BYTES:
+            return masks.right(start, stop, device)
+        if start not in self._right:
+            self._right[start] = masks.right(start, stop, device)
+        return self._right[start]
 
     def factors(self) -> Factors:
         """Those of the output matrix as it is now; made again when it was trained."""
@@ -232,7 +249,7 @@ class Kernel:
         before = self._made_of
         now = (head.weight.data_ptr(), head.weight._version)
         if before is None or before[:2] != now or not torch.equal(before[2], probe):
-            self._factors = Factors.of(head, self.masks)
+            self._factors = Factors.of(head, self.masks, self.right)
             self._made_of = (*now, probe.clone())
         assert self._factors is not None
         return self._factors

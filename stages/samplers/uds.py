@@ -8,6 +8,9 @@ of the rows that were chosen last; with none yet the second term is 0. Rows that
 never enter. Both terms are computed from the final hidden states (`_uds.py`): exactly, and without
 the logits. Two alike candidates of one step may both be chosen: the memory is of steps before.
 
+The mean over a long memory hardly feels one copy in it. `distance: nearest` (ours) takes
+min_j |s_i - q_j|_2 instead, 0 for a row that the memory holds as it is now.
+
 Units: those of logits. Larger is kept first; a row without a counted token is NaN. The norm grows
 with a row's length and with confident, diverse logits, which noise has as well.
 
@@ -45,7 +48,9 @@ class UDS(BatchMethod):
     """Nuclear norm of a row's logits, and its distance from the rows trained on lately."""
 
     alpha_normalised: float = 6.6
-    """Weight of the mean Frobenius distance against the nuclear norm; 0: the norm alone."""
+    """Weight of the Frobenius distance against the nuclear norm; 0: the norm alone."""
+    distance: Literal["mean", "nearest"] = "mean"
+    """Over the memory: the mean distance as published, or that to the nearest row."""
     memory: int = 1024
     """Sketches of chosen rows that are remembered; the oldest leaves first."""
     rows: Literal["nonpad", "response", "all"] = "nonpad"
@@ -117,13 +122,19 @@ class UDSChooser(Chooser):
         return intra + self.part.alpha_normalised * self.distances(measured["sketch"])
 
     def distances(self, sketches: torch.Tensor) -> Floats:
-        """[B] mean distance from what is remembered; 0 where nothing is."""
+        """[B] distance from what is remembered; 0 where nothing is.
+
+        By inner products in float64; what is nearer than float32 can tell is at distance 0.
+        """
         if not self.held:
             return np.zeros(len(sketches))
         held = self.memory[: self.held].double()
-        exact = "donot_use_mm_for_euclid_dist"  # a copy is at distance 0, not near it
-        found = torch.cdist(sketches.cpu().double(), held, compute_mode=exact).mean(1)
-        return np.asarray(found.numpy(), dtype=np.float64)
+        fast = "use_mm_for_euclid_dist"
+        wide = sketches.cpu().double()
+        found = torch.cdist(wide, held, compute_mode=fast)
+        found[found < 1e-6 * wide.norm(dim=1, keepdim=True)] = 0.0
+        folded = found.mean(1) if self.part.distance == "mean" else found.amin(1)
+        return np.asarray(folded.numpy(), dtype=np.float64)
 
     def observe(self, measured: Mapping[str, torch.Tensor], chosen: Rows) -> None:
         which = np.asarray(chosen, dtype=np.int64).tolist()

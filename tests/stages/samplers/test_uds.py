@@ -278,6 +278,20 @@ def test_a_copy_of_what_was_chosen_scores_lower() -> None:
     assert (gained[1:] > 1).all()
 
 
+def test_the_nearest_feels_a_copy_that_the_mean_hardly_does() -> None:
+    mean = chooser_of(memory=100)
+    nearest = UDS(**{**SMALL, "memory": 100}, distance="nearest").open(LiveModel(model()))
+    some = torch.randn(60, mean.kernel.masks.width, generator=torch.Generator().manual_seed(0))
+    for chooser in (mean, nearest):
+        chooser.observe({"intra": torch.ones(60), "sketch": some}, np.arange(60))
+    asked = torch.cat([some[:1], some[:1] + 1])
+    apart = (asked[:, None].double() - some[None].double()).norm(dim=2)
+    np.testing.assert_allclose(nearest.distances(asked), apart.amin(1), atol=1e-6)
+    np.testing.assert_allclose(mean.distances(asked), apart.mean(1), rtol=1e-6)
+    assert nearest.distances(asked)[0] == 0
+    assert mean.distances(asked)[0] > 0.5 * mean.distances(asked)[1]
+
+
 def test_a_trained_output_matrix_is_read_anew_and_a_frozen_one_is_not() -> None:
     net = model("qwen")
     live, some = LiveModel(net), candidates(draw(4))
