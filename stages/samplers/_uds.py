@@ -17,7 +17,9 @@ no row is cut and none refused.
 
 W'W and the L x L (or d x d) matrix of inner products are summed in float64. The square root of an
 eigenvalue then errs by at most sqrt(2^-53) = 1e-8 of the largest singular value, less than float32
-hidden states carry; in float32 the same way would err by 3e-4. Rows of equal length go together.
+hidden states carry; in float32 the same way would err by 3e-4. The sketch, of which nothing but
+distances is asked, is float32, and so is Q, which is kept where the vocabulary is not too large.
+Rows of equal length go together.
 
 Where the output layer is not known, or caps its logits, the same two things are summed over tiles
 of the logits. Cost of a row: O(L^2 d + L^3 + L d (d + d1)); of a new matrix O(V d (d + d1)).
@@ -123,7 +125,7 @@ class Masks:
         waves.mul_(math.sqrt(2 / len(frequencies)))
         if not self.released:  # the two that are their own mirror image have twice the energy
             waves[:, (frequencies == 0) | (2 * frequencies == size)] /= math.sqrt(2)
-        return waves
+        return waves.float()
 
 
 #: (start, stop, device) -> rows of Q
@@ -149,12 +151,13 @@ class Factors:
         right = torch.zeros(width, len(masks.token_frequencies), dtype=WIDE, device=device)
         for start in range(0, masks.vocabulary, TILE):
             stop = min(start + TILE, masks.vocabulary)
-            tile = head.weight[start:stop].to(WIDE)
+            tile = head.weight[start:stop].float()
             if head.bias is not None:
-                tile = torch.cat([tile, head.bias[start:stop, None].to(WIDE)], 1)
-            gram.addmm_(tile.T, tile)
-            right.addmm_(tile.T, right_of(start, stop, device))
-        return cls(head.scale * square_root(gram), head.scale * right)
+                tile = torch.cat([tile, head.bias[start:stop, None].float()], 1)
+            right += tile.T @ right_of(start, stop, device)
+            wide = tile.to(WIDE)
+            gram.addmm_(wide.T, wide)
+        return cls(head.scale * square_root(gram), (head.scale * right).float())
 
 
 def square_root(gram: torch.Tensor) -> torch.Tensor:
@@ -210,29 +213,29 @@ class Kernel:
             gram, projected = self._tiled(part, None if logits else head)
         else:
             factors = self.factors()
-            wide = part.to(WIDE)
-            if len(factors.root) > wide.shape[2]:
-                wide = torch.cat([wide, wide.new_ones(*wide.shape[:2], 1)], 2)
-            y, projected = wide @ factors.root, wide @ factors.right
+            x = part.float()
+            if len(factors.root) > x.shape[2]:
+                x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+            y, projected = x.to(WIDE) @ factors.root, x @ factors.right
             gram = y @ y.mT if y.shape[1] <= y.shape[2] else y.mT @ y
         left = self.masks.left(part.shape[1], part.device)
-        return nuclear_norms(gram).cpu(), (left @ projected).flatten(1).float().cpu()
+        return nuclear_norms(gram).cpu(), (left @ projected).flatten(1).cpu()
 
     def _tiled(self, part: torch.Tensor, head: Head | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Z Z' and Z Q, summed over tiles of the logits."""
         n, length, _ = part.shape
         gram = part.new_zeros(n, length, length, dtype=WIDE)
         columns = len(self.masks.token_frequencies)
-        projected = part.new_zeros(n, length, columns, dtype=WIDE)
+        projected = part.new_zeros(n, length, columns, dtype=torch.float32)
         for start, stop, tile in _tiles(part, head, self.masks.vocabulary):
             gram += tile @ tile.mT
-            projected += tile @ self.right(start, stop, part.device)
+            projected += tile.float() @ self.right(start, stop, part.device)
         return gram, projected
 
     def right(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
         """Rows of Q, which are the same for every output matrix: kept where they are few."""
         masks = self.masks
-        if masks.vocabulary * len(masks.token_frequencies) * WIDE.itemsize > KEPT_BYTES:
+        if masks.vocabulary * len(masks.token_frequencies) * 4 > KEPT_BYTES:
             return masks.right(start, stop, device)
         if start not in self._right:
             self._right[start] = masks.right(start, stop, device)
