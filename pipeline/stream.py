@@ -16,6 +16,8 @@ the next batch is asked for. A run that goes on from a saved state sees what it 
 Candidates follow a seeded order of the rows, or the one that is given (`given_order.py`): row
 numbers, or the plan of a run, in which rows may come again.
 
+A row may be a preference pair (`side`, see `pairs.py`): `keep` and `of` then count pairs.
+
 Cost of a step: one forward without gradients over the candidates (roughly `of / 3 keep` of a step's
 own cost) on top of the training. That forward is not used again for the training.
 A batch lies where the collator put it; move it to the model's device if that is another one.
@@ -39,9 +41,10 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import LiveModel, Mode
 from foresift.pipeline.online import BatchMethod, Floats, Rows, State, Stateful, TokenSelector
+from foresift.pipeline.pairs import Side, source_of
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
-from foresift.pipeline.stream_rows import Collate, RowSource, id_words
+from foresift.pipeline.stream_rows import Collate, id_words
 from foresift.pipeline.torch_draws import drawing
 
 #: place among the candidates of a step -> (id, row without it)
@@ -70,6 +73,7 @@ class Stream(Stateful):
         tokens: TokenSelector | None = None,
         steps: int | None = None,
         order: Any = None,
+        side: Side | None = None,
         at_once: int = 8,
         check_every: int = 50,
     ) -> None:
@@ -84,11 +88,12 @@ class Stream(Stateful):
         tokens    also choose which tokens of the chosen rows count
         steps     end of the iteration, counted from step 0; None: without end
         order     candidates in this order: row numbers, a run, or the path of a plan
+        side      rows are preference pairs: what stands for a pair, of the sides' measurements
         at_once   candidates in one forward; changes memory and speed
         check_every   steps between two comparisons of what the processes chose
         """
         self.ranks = Ranks(rank, world, gather)
-        self.source = RowSource(data, ids, collate)
+        self.source = source_of(data, ids, collate, side, tokens)
         self.order = candidate_order(order, self.source, of, seed)
         _check_sizes(keep, of, self.ranks.world, at_once, mode)
         self.method, self.tokens, self.seed = method, tokens, seed
@@ -102,6 +107,7 @@ class Stream(Stateful):
             self.chooser = method.open(self.live)
             self.masker = None if tokens is None else tokens.open(self.live)
         given = [self.order.digest] if isinstance(self.order, GivenOrder) else []
+        given += [] if side is None else [f"side {side}"]
         self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode, *given])
 
     @property
@@ -150,7 +156,7 @@ class Stream(Stateful):
                 named.update(zip(places, examples, strict=True))
                 found = self.source.candidates(self.source.collated(examples), some, examples)
                 seen = self.live.look(found, self.method.signals, self.method.hidden)
-                parts.append(dict(self.chooser.measure(seen)))
+                parts.append(self.source.folded(self.chooser.measure(seen), len(seen)))
         own = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, values in own.items():
             if len(values) != size:
@@ -228,7 +234,8 @@ class Stream(Stateful):
         if state.get("plan") != self.plan:
             raise DataError(
                 f"the state belongs to plan {state.get('plan')}, this stream is plan {self.plan};"
-                " method, data, order, seed, keep, of and mode must be those it was saved with",
+                " method, data, order, seed, keep, of, mode and side must be those it was saved"
+                " with",
                 where="state",
             )
         self.chooser.load_state_dict(state["chooser"])
