@@ -7,6 +7,11 @@ out first, whatever side they stand on. In `eval` mode dropout is off and is put
 Where the output layer does more to its logits than a matrix, a bias, a scale and a soft cap, or
 is itself adapted, the identity `logits = head(hidden)` does not hold. That is found out at the
 start: `head` is None, `reason` says why, and signals are then computed from full logits.
+
+Sharded weights (`fully_shard`, FSDP2) come together only inside the model's own forward, in which
+all processes take part. So full logits are read there too; they look equally often, since each has
+as many candidates. What must read or move weights itself asks for `whole` ones and is refused.
+FSDP1 and ZeRO-3 replace the parameters of modules by flat or empty ones: refused altogether.
 """
 
 from __future__ import annotations
@@ -62,6 +67,22 @@ def unwrap(model: Any) -> Any:
             return model
 
 
+def _is_sharded(model: Any) -> bool:
+    """Whether weights are shared out by FSDP2; ModelError where they are in another way."""
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ModelError(
+            "FullyShardedDataParallel keeps weights in flat pieces; shard the layers with"
+            " torch.distributed.fsdp.fully_shard instead",
+            where="online",
+        )
+    if any(hasattr(parameter, "ds_status") for parameter in model.parameters()):
+        raise ModelError(
+            "DeepSpeed's ZeRO-3 has taken the weights apart; use stage 2 at most, or fully_shard",
+            where="online",
+        )
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
 class LiveModel:
     """A model in training, its output layer, and how candidates are scored with it."""
 
@@ -70,6 +91,10 @@ class LiveModel:
         self.model = unwrap(model)
         self.reason = ""
         self.head: heads.Head | None = None
+        self.sharded = _is_sharded(model)
+        if self.sharded:
+            self.reason = "weights are sharded (fully_shard), and come together in a forward only"
+            return
         with self.scoring():
             try:
                 self.head = heads.find_head(self.model)
@@ -83,6 +108,15 @@ class LiveModel:
     def device(self) -> torch.device:
         found: torch.device = next(self.model.parameters()).device
         return found
+
+    def whole(self, what: str) -> None:
+        """ModelError where weights are sharded, for `what` reads or moves them itself."""
+        if self.sharded:
+            raise ModelError(
+                f"{what} needs whole weights in each process, but {self.reason}; methods that only"
+                " look at a forward work (max_loss, uncertainty, rho_loss, uds, rho1)",
+                where="online",
+            )
 
     def scoring(self) -> contextlib.AbstractContextManager[None]:
         """The mode in which candidates are scored, and back again."""

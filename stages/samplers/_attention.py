@@ -45,6 +45,7 @@ class PromptAttention:
     """One layer of a live model, read while the model scores candidates."""
 
     def __init__(self, live: LiveModel, layer: int = -1, row: Row = "token") -> None:
+        live.whole("attention to the prompt")
         self.live, self.layer, self.row = live, layer, row
         self.reason = ""
         layers = sorted(

@@ -167,6 +167,7 @@ class Weights(Past):
     """The weights that are trained, as they were when this was opened, or their moving average."""
 
     def __init__(self, live: LiveModel, decay: float = 1.0) -> None:
+        live.whole("a history of weights")
         self.live, self.decay, self.step = _without_dropout(live), decay, -1
         self.now = {n: p for n, p in live.model.named_parameters() if p.requires_grad}
         self.then = {n: p.detach().clone() for n, p in self.now.items()}

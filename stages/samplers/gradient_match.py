@@ -85,6 +85,7 @@ class GradientMatchChooser(RowChooser):
     """The direction that serves at present."""
 
     def __init__(self, part: GradientMatch, live: LiveModel) -> None:
+        live.whole("gradient_match")
         self.part, self.live = part, live
         vocabulary = int(live.model.get_input_embeddings().weight.shape[0])
         self.rows = directions.read_reference(part.reference, part.reduction, vocabulary)

@@ -68,6 +68,7 @@ class MomentumGainChooser(RowChooser):
     """What was judged, and how much of it the updates work against."""
 
     def __init__(self, part: MomentumGain, live: LiveModel) -> None:
+        live.whole("momentum_gain")
         self.part, self.live = part, live
         self.counts = dict.fromkeys(_COUNTS, 0)
 
