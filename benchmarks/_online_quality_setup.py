@@ -8,7 +8,7 @@
 
 Pairs are short (at most `--characters`), so that a run fits one core. AdamW at a constant rate
 after ten rising steps: a curve can be read at any number of tokens, and runs of different lengths
-agree where they overlap. Clocks leave out what measuring takes.
+agree where they overlap. Seconds are CPU seconds of the one thread, without what measuring takes.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Tuner:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
         self.steps = self.tokens = self.rows = 0
         self.curve: list[tuple[float, float, float]] = []
-        self.began, self.aside = time.perf_counter(), 0.0
+        self.began, self.aside = time.process_time(), 0.0
 
     def step(self, batch: Mapping[str, Any], weights: torch.Tensor | None = None) -> torch.Tensor:
         """One optimizer step; the mean loss of each row, before it.
@@ -123,15 +123,15 @@ class Tuner:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning, without measuring."""
-        return time.perf_counter() - self.began - self.aside
+        """CPU seconds since the beginning, without measuring."""
+        return time.process_time() - self.began - self.aside
 
     def measure(self, at: float | None = None) -> float:
         """Append (tokens or `at`, seconds, held-out loss) to the curve; the loss."""
-        seconds, start = self.seconds, time.perf_counter()
+        seconds, start = self.seconds, time.process_time()
         loss = float(np.mean([held_loss(self.model, rows_) for rows_ in self.held.values()]))
         self.curve.append((float(self.tokens) if at is None else at, seconds, loss))
-        self.aside += time.perf_counter() - start
+        self.aside += time.process_time() - start
         return loss
 
     def until(self, tokens: float) -> float:
