@@ -1,4 +1,4 @@
-"""A stream in a transformers Trainer, and in what inherits its batch fetch (TRL's SFTTrainer).
+"""A stream in a transformers Trainer, and in what inherits its batch fetch (TRL's SFT and DPO).
 
     attached = attach(Trainer(...), method, of=64)
     attached.trainer.train()
@@ -19,6 +19,12 @@ sampler and length grouping of its arguments have no effect, and skipping batche
 nothing and draws nothing: `ignore_data_skip` may be on or off. A checkpoint gets a file with the
 state of the stream; `train(resume_from_checkpoint=...)` reads it and refuses a checkpoint without.
 
+Where the Trainer takes preference pairs (its columns are prompt_ids, chosen_ids, rejected_ids), a
+row is a pair: sizes and counts above are of pairs, two lines of a batch each, and `side` says what
+stands for a pair (`pairs.py`). Reference log-probabilities, computed before or by the trainer as it
+goes, with a model of their own or without adapters, follow the chosen pairs. Scoring is with the
+adapters on.
+
 Candidates are scored with the weights' own precision, without the Trainer's autocast.
 """
 
@@ -36,9 +42,9 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import Mode
 from foresift.pipeline.online import BatchMethod, TokenSelector
+from foresift.pipeline.pairs import Side, source_of
 from foresift.pipeline.stability import StabilityGuard
 from foresift.pipeline.stream import Stream
-from foresift.pipeline.stream_rows import RowSource
 from foresift.pipeline.stream_state import read_state, write_state
 
 STATE_FILE = "foresift_stream.safetensors"
@@ -57,6 +63,7 @@ def attach(
     mode: Mode = "eval",
     tokens: TokenSelector | None = None,
     order: Any = None,
+    side: Side | None = None,
     at_once: int = 8,
     check_every: int = 50,
 ) -> Attached:
@@ -66,11 +73,16 @@ def attach(
     keep    rows trained on; what the Trainer's batch size and accumulation give, or an error
     ids     the column of ids of `train_dataset`, or "row" where row numbers never change
     seed    of the order of candidates; by default the Trainer's data_seed, else its seed
+    side    of preference pairs: what stands for a pair, "mean" by default, "chosen" or "rejected"
 
     The rest is as for `Stream`.
     """
     args = trainer.args
     _refuse(trainer)
+    if _takes_pairs(trainer):
+        side = side or "mean"
+    elif side is not None:
+        raise DataError(f"{type(trainer).__name__} takes no preference pairs", where="side")
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if keep is not None and keep != batch:
         raise DataError(
@@ -84,7 +96,7 @@ def attach(
     if seed is None:
         seed = args.data_seed if args.data_seed is not None else args.seed
     options = {"keep": batch, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
-    options |= {"order": order, "at_once": at_once, "check_every": check_every}
+    options |= {"order": order, "side": side, "at_once": at_once, "check_every": check_every}
     attached = Attached(trainer, method, options)
     for name in _REPLACED:
         setattr(trainer, name, getattr(attached, name))
@@ -98,7 +110,7 @@ class Attached:
     def __init__(self, trainer: Any, method: BatchMethod, options: Mapping[str, Any]) -> None:
         self.trainer, self.method, self.options = trainer, method, dict(options)
         self.data = _columns(trainer, options["ids"])
-        source = RowSource(self.data, options["ids"], _no_rows)
+        source = source_of(self.data, options["ids"], _no_rows, options["side"], options["tokens"])
         order = candidate_order(options["order"], source, options["of"], options["seed"])
         if isinstance(order, GivenOrder):  # a plan is read once
             self.options["order"] = order
@@ -241,10 +253,19 @@ def _columns(trainer: Any, ids: str) -> Any:
     """The training data with the columns that the model takes, and the ids."""
     data = trainer.train_dataset
     if trainer.args.remove_unused_columns and hasattr(data, "select_columns"):
-        trainer._set_signature_columns_if_needed()
-        wanted = {*trainer._signature_columns, ids}
+        wanted = {*_taken(trainer), ids}
         return data.select_columns([name for name in data.column_names if name in wanted])
     return data
+
+
+def _taken(trainer: Any) -> set[str]:
+    """The columns that the Trainer takes, whatever the data has."""
+    trainer._set_signature_columns_if_needed()
+    return set(trainer._signature_columns)
+
+
+def _takes_pairs(trainer: Any) -> bool:
+    return _taken(trainer) >= {"prompt_ids", "chosen_ids", "rejected_ids"}
 
 
 def _refuse(trainer: Any) -> None:
@@ -273,7 +294,25 @@ def _refuse(trainer: Any) -> None:
             trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
         f"processes share rows ({', '.join(parallel)} parallelism); only data parallelism works":
             bool(parallel),
+        **_unlike_pairs(trainer, kind.__name__),
     }  # fmt: skip
     for reason, holds in reasons.items():
         if holds:
             raise DataError(reason, where="attach")
+
+
+def _unlike_pairs(trainer: Any, name: str) -> dict[str, bool]:
+    """Reasons against preference trainers whose rows are no pairs of texts; told by columns."""
+    taken = _taken(trainer)
+    return {
+        f"{name} trains a score on hidden states; its model predicts no tokens, which is what"
+        " methods look at; choose its pairs beforehand, in a recipe":
+            taken >= {"chosen_ids", "rejected_ids"} and "prompt_ids" not in taken,
+        f"{name} estimates its KL term from the completions of rows that stand together in the"
+        " data, which choosing takes apart; choose its rows beforehand, in a recipe, or train on"
+        " pairs with DPOTrainer":
+            taken >= {"completion_ids", "label"},
+        f"{name} makes its inputs of images as it goes, and candidates are looked at without them;"
+        " choose its rows beforehand, in a recipe":
+            "images" in taken and not taken.isdisjoint({"chosen", "label"}),
+    }  # fmt: skip
