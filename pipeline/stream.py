@@ -19,7 +19,8 @@ numbers, or the plan of a run, in which rows may come again.
 A row may be a preference pair (`side`, see `pairs.py`): `keep` and `of` then count pairs.
 
 Cost of a step: one forward without gradients over the candidates (roughly `of / 3 keep` of a step's
-own cost) on top of the training. That forward is not used again for the training.
+own cost) on top of the training. `loss()` in place of a batch trains on that very forward, at the
+price of the activations of all candidates (`shared_forward.py`).
 A batch lies where the collator put it; move it to the model's device if that is another one.
 The global random state is left as it was: dropout (`mode="train"`) and random collators draw from
 torch generators keyed by seed, step and candidate.
@@ -39,11 +40,12 @@ import xxhash
 
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
-from foresift.pipeline.lm.live import LiveModel, Mode
+from foresift.pipeline.lm.live import LiveModel, Mode, Seen
 from foresift.pipeline.online import BatchMethod, Floats, Rows, State, Stateful, TokenSelector
 from foresift.pipeline.pairs import Side, source_of
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
+from foresift.pipeline.shared_forward import mean_loss, refuse
 from foresift.pipeline.stream_rows import Collate, id_words
 from foresift.pipeline.torch_draws import drawing
 
@@ -96,7 +98,7 @@ class Stream(Stateful):
         self.source = source_of(data, ids, collate, side, tokens)
         self.order = candidate_order(order, self.source, of, seed)
         _check_sizes(keep, of, self.ranks.world, at_once, mode)
-        self.method, self.tokens, self.seed = method, tokens, seed
+        self.method, self.tokens, self.side, self.seed = method, tokens, side, seed
         self.keep, self.of, self.steps = keep, of, steps
         self.at_once, self.check_every = at_once, check_every
         self.step, self.account = 0, _Account()
@@ -128,12 +130,8 @@ class Stream(Stateful):
         share = self.keep // self.ranks.world
         if cut < 1 or share % cut:
             raise DataError(f"{share} rows cannot be cut into {cut} micro-batches", where="keep")
-        self.account.begin()
         rows = self.order.rows(self.step)
-        named, measured = self._measure(rows)
-        words = self.ranks.gather(id_words(name for name, _ in named.values()))
-        chosen = self._choose(rows, words.cpu().numpy().view(np.uint64), measured)
-        self.account.scored()
+        chosen, named, _ = self._next(rows)
         mine = chosen[self.ranks.rank * share :][:share]
         absent = [place for place in mine.tolist() if place not in named]
         with self._drawing("read", self.ranks.rank):
@@ -142,12 +140,34 @@ class Stream(Stateful):
         self.step += 1
         return batches
 
-    def _measure(self, rows: Rows) -> tuple[Named, dict[str, torch.Tensor]]:
+    def loss(self) -> torch.Tensor:
+        """The mean loss over the tokens of the next step's rows, in the forward that scored them.
+
+        In one process, with mode "train"; call `backward` on it. See `shared_forward.py`.
+        """
+        refuse(self)
+        chosen, _, looks = self._next(self.order.rows(self.step), graph=True)
+        self.step += 1
+        return mean_loss(self.live, looks, chosen)
+
+    def _next(self, rows: Rows, graph: bool = False) -> tuple[Rows, Named, list[Seen]]:
+        """(places of the chosen, candidates of this process, looks at them with their graphs)."""
+        self.account.begin()
+        named, measured, looks = self._measure(rows, graph)
+        words = self.ranks.gather(id_words(name for name, _ in named.values()))
+        chosen = self._choose(rows, words.cpu().numpy().view(np.uint64), measured)
+        self.account.scored()
+        return chosen, named, looks
+
+    def _measure(
+        self, rows: Rows, graph: bool
+    ) -> tuple[Named, dict[str, torch.Tensor], list[Seen]]:
         """What each candidate of this process measures, put together with the others'."""
         size = self.of // self.ranks.world
         first = self.ranks.rank * size
         named: Named = {}
         parts: list[Mapping[str, torch.Tensor]] = []
+        looks: list[Seen] = []
         for start in range(first, first + size, self.at_once):
             places = range(start, min(start + self.at_once, first + size))
             some = rows[places.start : places.stop]
@@ -155,13 +175,14 @@ class Stream(Stateful):
                 examples = self.source.read(some)
                 named.update(zip(places, examples, strict=True))
                 found = self.source.candidates(self.source.collated(examples), some, examples)
-                seen = self.live.look(found, self.method.signals, self.method.hidden)
+                seen = self.live.look(found, self.method.signals, self.method.hidden, graph)
+                looks += [seen] if graph else []
                 parts.append(self.source.folded(self.chooser.measure(seen), len(seen)))
         own = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name, values in own.items():
             if len(values) != size:
                 raise DataError(f"{len(values)} values for {size} candidates", where=name)
-        return named, self.ranks.gathered(own)
+        return named, self.ranks.gathered(own), looks
 
     def _choose(
         self, rows: Rows, words: npt.NDArray[np.uint64], measured: Mapping[str, torch.Tensor]

@@ -49,6 +49,8 @@ class Seen:
     """[B, T] whether the token counts in the loss; never a row's first."""
     hidden: torch.Tensor | None
     """[B, T, d] final hidden states as the output layer sees them, where asked for."""
+    graph: torch.Tensor | None = None
+    """The same with the graph of their forward, where that is kept for the training."""
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -122,17 +124,29 @@ class LiveModel:
         """The mode in which candidates are scored, and back again."""
         return _Scoring(self.model, self.mode)
 
-    def look(self, candidates: Candidates, names: Sequence[str], hidden: bool = False) -> Seen:
-        """The named signals (token and document) of the candidates, and their hidden states."""
+    def look(
+        self,
+        candidates: Candidates,
+        names: Sequence[str],
+        hidden: bool = False,
+        graph: bool = False,
+    ) -> Seen:
+        """The named signals (token and document) of the candidates, and their hidden states.
+
+        `graph` makes the forward with gradients and keeps its graph (where the head is known).
+        """
         validate(names)
         ids, lengths, counted = compact(candidates)
         batch = Batch(np.arange(len(ids)), ids.numpy(), lengths.numpy(), counted.numpy())
         counts = batch.counted.sum(1).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         states: torch.Tensor | None = None
+        kept: torch.Tensor | None = None
         with torch.no_grad(), self.scoring():
-            if self.head is not None and (names or hidden):
-                states = heads.last_hidden(self.model, ids.to(self.device))
+            if self.head is not None and (names or hidden or graph):
+                with torch.set_grad_enabled(graph):
+                    states = heads.last_hidden(self.model, ids.to(self.device))
+                states, kept = states.detach(), states if graph else None
                 token, document = reduce(states, batch, self.head, names, counts)
             else:
                 token, document = self._from_logits(ids, batch, names)
@@ -141,7 +155,8 @@ class LiveModel:
                 values[counts == 0] = np.nan
         vocabulary = 0 if self.head is None else len(self.head.weight)
         signals = Signals(token, document, offsets, vocabulary)
-        return Seen(candidates, signals, lengths, ids, counted, states if hidden else None)
+        shown = states if hidden else None
+        return Seen(candidates, signals, lengths, ids, counted, shown, kept)
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """[B, T, V] the model's own logits, in float32 (for what cannot go through the head)."""
