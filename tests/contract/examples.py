@@ -23,6 +23,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "clusters": 9, "seed": 1},
     ],
+    ("score", "contamination"): [
+        {"reference": "aim", "n": 4, "gram": 2, "shortest": 5},
+        {"reference": "aim", "n": 3, "gram": 1, "shortest": 4, "common": 0, "threshold": 0.1},
+    ],
     ("score", "density"): [
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "neighbours": 4, "exact_up_to": 9, "probes": 2},
