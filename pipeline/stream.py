@@ -76,6 +76,7 @@ class Stream(Stateful):
         steps: int | None = None,
         order: Any = None,
         side: Side | None = None,
+        autocast: torch.dtype | None = None,
         at_once: int = 8,
         check_every: int = 50,
     ) -> None:
@@ -91,6 +92,7 @@ class Stream(Stateful):
         steps     end of the iteration, counted from step 0; None: without end
         order     candidates in this order: row numbers, a run, or the path of a plan
         side      rows are preference pairs: what stands for a pair, of the sides' measurements
+        autocast  torch.bfloat16 or float16: candidates are scored in mixed precision
         at_once   candidates in one forward; changes memory and speed
         check_every   steps between two comparisons of what the processes chose
         """
@@ -104,12 +106,13 @@ class Stream(Stateful):
         self.step, self.account = 0, _Account()
         self.device = next(model.parameters()).device
         with self._drawing("open"):
-            # accelerate wraps an optimizer
-            self.live = LiveModel(model, mode, getattr(optimizer, "optimizer", optimizer))
+            unwrapped = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+            self.live = LiveModel(model, mode, unwrapped, autocast)
             self.chooser = method.open(self.live)
             self.masker = None if tokens is None else tokens.open(self.live)
         given = [self.order.digest] if isinstance(self.order, GivenOrder) else []
         given += [] if side is None else [f"side {side}"]
+        given += [] if autocast is None else [str(autocast)]
         self.plan = digest([method, tokens, self.source.digest(), seed, keep, of, mode, *given])
 
     @property
@@ -255,8 +258,8 @@ class Stream(Stateful):
         if state.get("plan") != self.plan:
             raise DataError(
                 f"the state belongs to plan {state.get('plan')}, this stream is plan {self.plan};"
-                " method, data, order, seed, keep, of, mode and side must be those it was saved"
-                " with",
+                " method, data, order, seed, keep, of, mode, side and autocast must be those it was"
+                " saved with",
                 where="state",
             )
         self.chooser.load_state_dict(state["chooser"])

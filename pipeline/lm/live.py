@@ -3,6 +3,7 @@
 `look` makes one forward without gradients over padded rows and gives the same signals as the
 offline pass (`forward.py`), and the final hidden states where they are asked for. Pads are taken
 out first, whatever side they stand on. In `eval` mode dropout is off and is put back afterwards.
+Under `autocast` the layers compute in that precision; the output layer does in that of its weights.
 
 Where the output layer does more to its logits than a matrix, a bias, a scale and a soft cap, or
 is itself adapted, the identity `logits = head(hidden)` does not hold. That is found out at the
@@ -88,8 +89,14 @@ def _is_sharded(model: Any) -> bool:
 class LiveModel:
     """A model in training, its output layer, and how candidates are scored with it."""
 
-    def __init__(self, model: Any, mode: Mode = "eval", optimizer: Any = None) -> None:
-        self.wrapped, self.mode, self.optimizer = model, mode, optimizer
+    def __init__(
+        self,
+        model: Any,
+        mode: Mode = "eval",
+        optimizer: Any = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.wrapped, self.mode, self.optimizer, self.autocast = model, mode, optimizer, autocast
         self.model = unwrap(model)
         self.reason = ""
         self.head: heads.Head | None = None
@@ -144,8 +151,9 @@ class LiveModel:
         kept: torch.Tensor | None = None
         with torch.no_grad(), self.scoring():
             if self.head is not None and (names or hidden or graph):
-                with torch.set_grad_enabled(graph):
+                with torch.set_grad_enabled(graph), self._cast():
                     states = heads.last_hidden(self.model, ids.to(self.device))
+                states = states.to(self.head.weight.dtype)
                 states, kept = states.detach(), states if graph else None
                 token, document = reduce(states, batch, self.head, names, counts)
             else:
@@ -160,8 +168,16 @@ class LiveModel:
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """[B, T, V] the model's own logits, in float32 (for what cannot go through the head)."""
-        found: torch.Tensor = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        with self._cast():
+            found: torch.Tensor = self.model(input_ids=ids.to(self.device), use_cache=False).logits
         return found.float()
+
+    def _cast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision in the model's layers; signals are float32 in any case."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        # a cache filled without gradients would serve the training, which may be cast as well
+        return torch.autocast(self.device.type, self.autocast, cache_enabled=False)
 
     def _from_logits(
         self, ids: torch.Tensor, batch: Batch, names: Sequence[str]

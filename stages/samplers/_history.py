@@ -160,7 +160,7 @@ class Loaded(Past):
 
 
 def _without_dropout(live: LiveModel) -> LiveModel:
-    return live if live.mode == "eval" else LiveModel(live.wrapped)
+    return live if live.mode == "eval" else LiveModel(live.wrapped, autocast=live.autocast)
 
 
 class Weights(Past):

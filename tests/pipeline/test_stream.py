@@ -378,6 +378,16 @@ def test_every_sampler_goes_on_from_its_state(name: str, tmp_path: Path) -> None
     assert any(label != IGNORED for _, lines in expected for line in lines for label in line)
 
 
+def test_mixed_precision_leaves_the_training_its_gradients() -> None:
+    net = model()
+    mixed = stream(net, autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):  # which keeps the weights it has cast
+        net(**next(mixed)).loss.backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in net.parameters())
+    with pytest.raises(DataError, match="autocast"):
+        stream(net).load_state_dict(mixed.state_dict())
+
+
 def test_accelerate_needs_no_more_than_the_loop() -> None:
     plain, prepared = model(), model()
     optimizer = sgd(plain)
