@@ -86,6 +86,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"reference": "aim", "buckets": 50, "ngrams": 3, "prior": "uniform", "min_tokens": 9},
         {"reference": "aim", "method": "knn", "embedding": "s.vector", "k": 2},
     ],
+    ("score", "temporal_leak"): [
+        {"cutoff": "2021-06-30"},
+        {"cutoff": "1999-12-31", "years": False, "horizon": 3},
+    ],
     ("score", "uncertainty"): [{}, {"level": "sample", "beta": 0.5}],
     ("score", "whitened"): [
         {"embedding": "s.vector"},
