@@ -63,6 +63,9 @@ _PATTERNS = (
     ("year", rf"(?<!\w)(?:{_CUES})\s?{_YEAR}(?![\d%:]|[.,]\d|-\d)"),
 )
 _DATE = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _PATTERNS), re.I)
+_CENTURY = re.compile(r"(?:19|20)\d\d")
+#: characters of a date, and of what is looked at, before and behind its year
+BEFORE, BEHIND = 32, 10
 _WHICH = {name: re.compile(pattern, re.I) for name, pattern in _PATTERNS}
 
 
@@ -132,7 +135,7 @@ class TemporalLeak(Scorer):
 
 def dates(text: str) -> Iterator[tuple[str, int, int, dt.date]]:
     """(date, month or year; its characters; the first day that it can mean) of each date."""
-    for match in _DATE.finditer(text):
+    for match in (m for a, b in _near_years(text) for m in _DATE.finditer(text, a, b)):
         name = str(match.lastgroup)
         groups = _groups(match, name)
         found = _READ[name](*groups)
@@ -141,6 +144,19 @@ def dates(text: str) -> Iterator[tuple[str, int, int, dt.date]]:
         unit = name if name in ("month", "year") else "date"
         start = match.end() - 4 if name == "year" else match.start()
         yield unit, start, match.end(), found
+
+
+def _near_years(text: str) -> Iterator[tuple[int, int]]:
+    """The stretches in which dates can stand: every date has a year of four digits."""
+    start = stop = -1
+    for match in _CENTURY.finditer(text):
+        if match.start() - BEFORE > stop:
+            if stop >= 0:
+                yield start, stop
+            start = max(match.start() - BEFORE, 0)
+        stop = match.end() + BEHIND
+    if stop >= 0:
+        yield start, stop
 
 
 def _groups(match: re.Match[str], name: str) -> list[str]:
