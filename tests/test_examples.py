@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from tests.runs import ROOT
 EXAMPLES = ROOT / "examples"
 
 
-def call(*words: str) -> str:
-    """What a script of the folder prints."""
+def call(*words: str, by: Sequence[str] = ()) -> str:
+    """What a script of the folder prints, where it is said by a launcher."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, f"examples/{words[0]}", *words[1:]]
+    command = [sys.executable, *by, f"examples/{words[0]}", *words[1:]]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -107,4 +108,38 @@ def test_a_trainer_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
     said = call("online_trainer.py", str(tmp_path), "4").splitlines()
     assert "128 seen, 32 trained on" in said
     assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
+
+
+def test_an_accelerate_loop_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
+    said = call("online_accelerate.py", str(tmp_path), "4").splitlines()
+    assert said[0] == "1 processes, 128 seen, 32 trained on"
+    assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "custom_checkpoint_0.pkl").is_file()
+
+
+@pytest.mark.slow
+def test_an_accelerate_loop_runs_in_two_processes(tmp_path: Path) -> None:
+    launched = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    said = call("online_accelerate.py", str(tmp_path), "4", by=launched).splitlines()
+    assert "2 processes, 128 seen, 32 trained on" in said
+    assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "random_states_1.pkl").is_file()
+
+
+def test_a_lightning_trainer_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="needs the extra lightning")
+    said = call("online_lightning.py", str(tmp_path), "4").splitlines()
+    assert "128 seen, 32 trained on" in said
+    assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "step=2.ckpt").is_file()
+
+
+def test_an_sft_trainer_with_lora_trains_on_chosen_rows_and_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="needs the extra trl")
+    said = call("online_sft.py", str(tmp_path), "4").splitlines()
+    assert "128 seen, 32 trained on" in said
+    assert said[-1] == "adapters after going on from step 2: the same"
+    counted = next(line.split() for line in said if line.endswith("counted"))
+    assert 0.6 <= int(counted[7]) / int(counted[3]) < 0.65
     assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
