@@ -143,3 +143,16 @@ def test_an_sft_trainer_with_lora_trains_on_chosen_rows_and_tokens(tmp_path: Pat
     counted = next(line.split() for line in said if line.endswith("counted"))
     assert 0.6 <= int(counted[7]) / int(counted[3]) < 0.65
     assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
+
+
+def test_a_dpo_trainer_trains_on_chosen_pairs(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="needs the extra trl")
+    said = call("online_dpo.py", str(tmp_path), "4").splitlines()
+    assert "candidates_seen: 48" in said
+    assert "rows_trained_on: 16" in said
+    trained = [line for line in said if line.startswith("step ")]
+    assert len(set(trained[:16])) > 8
+    assert len(trained) == 16 + 8  # and those after the checkpoint once more
+    assert trained[16:] == trained[8:16]
+    assert said[-1] == "weights after going on from step 2: the same"
+    assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
