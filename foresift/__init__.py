@@ -5,8 +5,8 @@ from foresift import Recipe, Run
 run = Recipe.read("recipe.yaml", ["rounds.count=1"]).run("out")
 print(run.manifest["accounts"])
 
-`Stream`, `EpochStream` and `attach` choose rows in training, `StabilityGuard` watches it; they are
-imported when asked for, as they need torch.
+`Stream`, `EpochStream`, `attach` and `attach_epochs` choose rows in training, `StabilityGuard`
+watches it; they are imported when asked for, as they need torch.
 """
 
 from importlib import import_module
@@ -17,6 +17,7 @@ from foresift.pipeline.recipe import Recipe
 from foresift.pipeline.run import Run
 
 if TYPE_CHECKING:
+    from foresift.pipeline.adapters.epochs import attach_epochs
     from foresift.pipeline.adapters.hf import attach
     from foresift.pipeline.epoch_stream import EpochStream
     from foresift.pipeline.stability import StabilityGuard
@@ -36,6 +37,7 @@ __all__ = [
     "Stream",
     "__version__",
     "attach",
+    "attach_epochs",
 ]
 #: public names whose modules import torch -> the module
 _LATER = {
@@ -43,6 +45,7 @@ _LATER = {
     "StabilityGuard": "foresift.pipeline.stability",
     "Stream": "foresift.pipeline.stream",
     "attach": "foresift.pipeline.adapters.hf",
+    "attach_epochs": "foresift.pipeline.adapters.epochs",
 }
 
 

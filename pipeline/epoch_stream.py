@@ -118,12 +118,9 @@ class EpochStream(Stateful):
         share = self.batch // self.ranks.world
         if cut < 1 or share % cut:
             raise DataError(f"{share} rows cannot be cut into {cut} micro-batches", where="batch")
+        if not self.more():
+            raise StopIteration
         rows, weights = self._planned()
-        while self.step >= len(rows) // self.batch:
-            if self.epoch + 1 >= self.count:
-                raise StopIteration
-            self.epoch, self.step, self._visits = self.epoch + 1, 0, None
-            rows, weights = self._planned()
         first = self.step * self.batch + self.ranks.rank * share
         self._named = {}
         visits = [
@@ -136,6 +133,19 @@ class EpochStream(Stateful):
             self.rows_done + self.batch,
         )
         return visits
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps of the epoch that is under way."""
+        return len(self._planned()[0]) // self.batch
+
+    def more(self) -> bool:
+        """Whether a step is left. Goes on to its epoch, so all losses before it must be told."""
+        while self.step >= self.steps_of_epoch:
+            if self.epoch + 1 >= self.count:
+                return False
+            self.epoch, self.step, self._visits = self.epoch + 1, 0, None
+        return True
 
     def _planned(self) -> tuple[Rows, npt.NDArray[np.float32]]:
         """(rows, weights) of the epoch that is under way."""
