@@ -12,7 +12,8 @@
     1e-2  a person stands behind it      where `identity` names a column that is true or not empty
     1e-1  a publisher of `contested`     where the column `url` contains one of these names
 
-The numbers are priors of ours to order by, not measured. A grant beats "all rights reserved" in the same text (BSD licences say both).
+The numbers are priors of ours to order by, not measured. A grant beats "all rights reserved" in the
+same text (BSD licences say both).
 `conflict`: declared and detected licences are of different classes.
 
 Detected are SPDX-License-Identifier lines, the first sentences of common licences, "licensed under

@@ -85,6 +85,10 @@ def _same(found: pa.Array, expected: pa.Array, close: float) -> bool:
     if pa.types.is_list(found.type):
         lengths = found.value_lengths().equals(expected.value_lengths())
         return lengths and _same(found.flatten(), expected.flatten(), close)
+    if pa.types.is_struct(found.type):
+        return all(
+            _same(a, b, close) for a, b in zip(found.flatten(), expected.flatten(), strict=True)
+        )
     if pa.types.is_string(found.type):
         return bool(found.equals(expected))
     a, b = (np.asarray(x.drop_null(), dtype=np.float64) for x in (found, expected))

@@ -19,6 +19,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("read", "jsonl"): [{"paths": ["data/*.jsonl"]}],
     ("read", "parquet"): [{"paths": ["data/*.parquet"]}],
     ("read", "text"): [{"paths": ["docs"]}],
+    ("score", "boilerplate"): [
+        {},
+        {"recurs": 2, "by": "source", "depth": 1, "least": 0.9},
+        {"recurs": 2, "by": "s.flag", "least": 0.0},
+    ],
     ("score", "clusters"): [
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "clusters": 9, "seed": 1},
@@ -49,6 +54,15 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"reference": "aim", "probes": 44, "labels": "exact", "reference_documents": 3},
     ],
     ("score", "judge"): [{"judge": "stub"}, {"judge": "stub", "missing_as_zero": True}],
+    ("score", "junk"): [
+        {},
+        {"engagement": "s.u", "popular": 0.0, "quality": "s.gap", "quality_below": 2.0},
+        {"engagement": "s.gap", "length": "n_bytes", "quality": "s.flag"},
+    ],
+    ("score", "licence"): [
+        {},
+        {"identity": "s.flag", "url": "source", "contested": ["bucket1"]},
+    ],
     ("score", "lqs"): [
         {"reference": "aim", "steps": 3, "interval": 1, "batch": 4, "proxies": 44},
         {
