@@ -258,7 +258,7 @@ def test_a_state_of_another_side_is_refused() -> None:
     state = stream(side="mean").state_dict()
     stream(side="mean").load_state_dict(state)
     for side in ("chosen", None):
-        with pytest.raises(DataError, match="mode, side .*must be those"):
+        with pytest.raises(DataError, match=r"mode, side .*must be those"):
             stream(side=side).load_state_dict(state)
 
 
