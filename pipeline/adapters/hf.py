@@ -25,7 +25,7 @@ stands for a pair (`pairs.py`). Reference log-probabilities, computed before or 
 goes, with a model of their own or without adapters, follow the chosen pairs. Scoring is with the
 adapters on.
 
-Candidates are scored with the weights' own precision, without the Trainer's autocast.
+Candidates are scored in the Trainer's mixed precision (`bf16`, `fp16`), where it has one.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def attach(
         seed = args.data_seed if args.data_seed is not None else args.seed
     options = {"keep": batch, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
     options |= {"order": order, "side": side, "at_once": at_once, "check_every": check_every}
+    options["autocast"] = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     attached = Attached(trainer, method, options)
     for name in _REPLACED:
         setattr(trainer, name, getattr(attached, name))

@@ -18,7 +18,7 @@ The state of the stream is that of the data module in a checkpoint, and so is re
 (by a signal, an exception, between two micro-batches) holds the state from before its choice, so
 that the same rows are chosen again; the gradients of micro-batches already seen are in none.
 
-Candidates are scored with the weights' own precision, without the Trainer's autocast.
+Candidates are scored in the Trainer's mixed precision, where it has one.
 Errors: DataError with the reason, where the Trainer cannot work with it.
 """
 
@@ -45,6 +45,7 @@ from foresift.pipeline.stream_state import read_state, write_state
 
 #: what Lightning calls the precisions that were tried here; others bring layers of their own
 _PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def data_module(
@@ -182,8 +183,9 @@ class _Choosing:
                 ' holds the causal language model with model="..."',
                 where="model",
             ) from None
-        ranks = {"rank": trainer.global_rank, "world": trainer.world_size}
+        ranks: dict[str, Any] = {"rank": trainer.global_rank, "world": trainer.world_size}
         optimizer = trainer.optimizers[0]
+        ranks["autocast"] = _MIXED.get(trainer.precision)
         stream = Stream(self.data, self.method, model, optimizer=optimizer, **ranks, **self.options)
         if self._resumed:
             stream.load_state_dict(_unpacked(self._resumed["stream"]))

@@ -18,7 +18,7 @@ FSDP1 and ZeRO-3 replace the parameters of modules by flat or empty ones: refuse
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,6 +70,20 @@ def unwrap(model: Any) -> Any:
             return model
 
 
+@contextlib.contextmanager
+def _without_casts(model: Any) -> Iterator[None]:
+    """The model's own forward for a while, where accelerate has put one in mixed precision."""
+    own, casting = vars(model).get("_original_forward"), vars(model).get("forward")
+    if own is None or casting is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = casting
+
+
 def _is_sharded(model: Any) -> bool:
     """Whether weights are shared out by FSDP2; ModelError where they are in another way."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
@@ -104,7 +118,7 @@ class LiveModel:
         if self.sharded:
             self.reason = "weights are sharded (fully_shard), and come together in a forward only"
             return
-        with self.scoring():
+        with self.scoring(), _without_casts(self.model):
             try:
                 self.head = heads.find_head(self.model)
             except ModelError as error:

@@ -116,6 +116,20 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
 
 
+def test_candidates_are_scored_in_the_mixed_precision_of_the_training(tmp_path: Path) -> None:
+    made = trainer(tmp_path, bf16=True, max_steps=2)
+    attached = attach(made, Highest(), of=12)
+    made.train()
+    fields: Any = {"keep": 4, "of": 12, "collate": collate, "seed": 3}
+    net = model(attention_dropout=0.3)
+    mixed = Stream(rows(40), Highest(), net, autocast=torch.bfloat16, **fields)
+    assert [b for b, _ in made.seen][:2] == [b["input_ids"].tolist() for b in mixed.take(2)]
+    live = attached.stream.live
+    assert (live.autocast, live.reason) == (torch.bfloat16, "")
+    assert "_original_forward" in vars(live.model)  # the training itself is cast by accelerate
+    assert all(p.dtype == torch.float32 for p in made.model.parameters())
+
+
 def test_detached_it_is_the_trainer_that_it_was(tmp_path: Path) -> None:
     plain, made = (trainer(tmp_path, max_steps=2) for _ in range(2))
     attach(made, Highest(), of=12).detach()
