@@ -111,6 +111,17 @@ def test_a_trainer_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
 
 
+def test_epochs_of_a_trainer_are_a_plan_s_and_save_steps(tmp_path: Path) -> None:
+    said = call("online_epochs.py", str(tmp_path), "48").splitlines()[-4:]
+    assert [line[:15].strip() for line in said] == [
+        "all rows", "half by chance", "infobatch", "seta",
+    ]  # fmt: skip
+    steps = [[int(word) for word in line[15:].split() if word.isdigit()] for line in said]
+    assert [done for _, done in steps[:2]] == [24, 12]
+    assert all(12 < done < 24 for _, done in steps[2:])
+    assert [planned for planned, _ in steps] == [24, 12, 18, 15]
+
+
 def test_an_accelerate_loop_trains_on_what_the_model_chooses(tmp_path: Path) -> None:
     said = call("online_accelerate.py", str(tmp_path), "4").splitlines()
     assert said[0] == "1 processes, 128 seen, 32 trained on"
