@@ -83,6 +83,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"by": ["s.u", "s.gap", "n_bytes"], "axes": 3, "unsigned": "both", "regressor": "none"},
         {"by": ["s.u", "n_bytes"], "axes": 1, "scale": "rank_gauss", "unsigned": "keep"},
     ],
+    ("score", "quality_classifier"): [
+        {"label": "s.flag", "buckets": 64, "folds": 2},
+        {"label": "s.u", "kind": "grade", "ngrams": 1, "buckets": 32, "strength": 0.1},
+    ],
     ("score", "relation"): [
         {"reference": "aim", "by": "s.u", "embedding": "s.vector", "rollouts": 24, "length": 3},
     ],

@@ -19,7 +19,8 @@ PROSE = (
     "The harbour was built in the last century and has been repaired twice since then. Most of the "
     "ships that call here carry grain, and in the autumn the quay is crowded with carts and "
     "children. Nobody remembers who planted the row of lime trees behind the customs house, but "
-    "the older people like to sit there in the evening and to argue about the weather of other years."
+    "the older people like to sit there in the evening and to argue about the weather of years "
+    "that are long gone."
 )
 
 
@@ -94,7 +95,7 @@ def test_signs_have_places_and_are_counted_in_a_hundred_words() -> None:
         ("small_talk", "LOL"), ("tags", "#wow"),
     ]  # fmt: skip
     assert clean == []
-    assert found["cues"][0] == 5  # 79 words count as 100
+    assert found["cues"][0] == 5  # less than a hundred words count as that
     assert found["junk"][0] == pytest.approx(1 - np.exp(-5 / 8))
     assert found["junk"][1] == 0
     assert run([text + " " + PROSE * 3])["cues"][0] < 2
