@@ -12,16 +12,18 @@ id of its pair, and what it measures becomes one value a pair:
     side = "mean"         (chosen + rejected) / 2 of every number, vectors by their entries
     side = "chosen"       that of the chosen line; rejected lines are not looked at
     side = "rejected"     that of the rejected line; chosen lines are not looked at
+    side = "difference"   chosen - rejected of every number: with `max_loss`, the pairs whose order
+                          the model has wrong come first
 
 The mean of sketches that are linear in the logits (UDS) is the sketch of the mean of the logits.
-With "mean" a pair can be judged where both its sides can: NaN of one is NaN of the pair. (A side
+With both sides a pair can be judged where each of them can: NaN of one is NaN of the pair. (A side
 without a token that counts, or with a loss that is not finite, makes no pair to learn from.) Flags
 hold where they hold of both sides. Whole numbers name or count things of the pair, so they must be
 equal on both sides, or it is a DataError.
 
 Methods judge a side by the loss of its tokens, not by the preference loss.
 
-Cost: with "mean" a pair is a candidate of two lines, else of one.
+Cost: with "mean" and "difference" a pair is a candidate of two lines, else of one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.online import IGNORED, Candidates, Rows, TokenSelector
 from foresift.pipeline.stream_rows import Collate, RowSource
 
-Side = Literal["mean", "chosen", "rejected"]
+Side = Literal["mean", "chosen", "rejected", "difference"]
+#: sides for which both lines are looked at, and the sign of the rejected one
+_BOTH: dict[str, int] = {"mean": 1, "difference": -1}
 
 
 class PairSource(RowSource):
@@ -76,15 +80,16 @@ class PairSource(RowSource):
             "attention_mask": torch.ones_like(ids) if mask is None else torch.as_tensor(mask),
             "labels": ids.masked_fill(counts == 0, IGNORED),
         }
-        if self.side == "mean":
+        if self.side in _BOTH:
             return super().candidates(found, np.tile(rows, 2), [*examples, *examples])
         half = slice(len(rows)) if self.side == "chosen" else slice(len(rows), None)
         return super().candidates({n: v[half] for n, v in found.items()}, rows, examples)
 
     def folded(self, measured: Mapping[str, torch.Tensor], lines: int) -> dict[str, torch.Tensor]:
-        if self.side != "mean":
+        if self.side not in _BOTH:
             return super().folded(measured, lines)
-        return {name: _mean(name, values, lines) for name, values in measured.items()}
+        sign = _BOTH[self.side]
+        return {name: _fold(name, values, lines, sign) for name, values in measured.items()}
 
 
 def source_of(
@@ -102,18 +107,18 @@ def source_of(
     return PairSource(data, ids, collate, side)
 
 
-def _mean(name: str, values: torch.Tensor, lines: int) -> torch.Tensor:
-    """[lines / 2, ...] of chosen lines and rejected lines."""
+def _fold(name: str, values: torch.Tensor, lines: int, sign: int) -> torch.Tensor:
+    """[lines / 2, ...] of chosen lines and rejected lines: their mean, or their difference."""
     if len(values) != lines:
         raise DataError(f"{len(values)} values for the {lines} sides of pairs", where=name)
     chosen, rejected = values[: lines // 2], values[lines // 2 :]
     if values.dtype == torch.bool:
         return chosen & rejected
     if values.is_floating_point():
-        return (chosen + rejected) / 2
+        return (chosen + rejected) / 2 if sign > 0 else chosen - rejected
     if not torch.equal(chosen, rejected):
         raise DataError(
-            "whole numbers differ between the sides of a pair, and have no mean;"
+            "whole numbers differ between the sides of a pair, and have no mean or difference;"
             ' say side="chosen" or side="rejected"',
             where=name,
         )

@@ -28,7 +28,8 @@ class RowSource:
     """A data set, its ids and its collator."""
 
     def __init__(self, data: Any, ids: str, collate: Collate) -> None:
-        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        streamed = isinstance(data, torch.utils.data.IterableDataset)
+        if streamed or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
             raise DataError(
                 f"{type(data).__name__} is not a map-style data set: candidates are read by row"
                 " number, so it needs len() and []",

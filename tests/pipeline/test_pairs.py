@@ -21,7 +21,7 @@ from foresift.stages.samplers.uds import UDS, UDSChooser
 from tests.pipeline.streams import Hardest, Highest, model
 from tests.pipeline.test_stream import side_by_side
 
-SIDES: tuple[Side, ...] = ("mean", "chosen", "rejected")
+SIDES: tuple[Side, ...] = ("mean", "chosen", "rejected", "difference")
 METHODS: dict[str, dict[str, Any]] = {
     "gradient_match": {"reference": "aim.parquet"},
     "gradient_norm": {},
@@ -106,7 +106,8 @@ def plain_loss(net: Any, row: dict[str, Any], side: str) -> float:
 def test_what_is_chosen_is_the_fold_by_hand(side: Side) -> None:
     net = model()
     optimizer, found = torch.optim.AdamW(net.parameters(), lr=1e-2), stream(net, side=side)
-    weights = {"mean": (0.5, 0.5), "chosen": (1, 0), "rejected": (0, 1)}[side]
+    sides = {"mean": (0.5, 0.5), "chosen": (1, 0), "rejected": (0, 1), "difference": (1, -1)}
+    weights = sides[side]
     for step in range(5):
         candidates = found.order.rows(step).tolist()
         value = {
@@ -275,7 +276,7 @@ def test_what_are_no_pairs_is_refused() -> None:
          r"8 pairs were collated to input_ids \[8, \d+\].*two lines a pair"),
         ({"collate": without("", completion_mask=torch.ones(16, 1))}, r"completion_mask \[16, 1\]"),
         ({"collate": without("", attention_mask=torch.ones(16, 1))}, r"attention_mask is \[16, 1"),
-        ({"side": "both"}, "side: must be 'mean', 'chosen', 'rejected', got 'both'"),
+        ({"side": "both"}, "side: must be 'mean', 'chosen', 'rejected', 'difference', got 'both'"),
         ({"tokens": Hardest()}, "tokens: a preference loss is of whole completions"),
     ]  # fmt: skip
     for fields, message in refusals:

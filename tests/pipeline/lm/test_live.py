@@ -164,17 +164,3 @@ def test_candidates_are_taken_in_the_order_given() -> None:
     assert some.ids == ("c", "a")
     assert some.rows.tolist() == [2, 0]
     assert some.input_ids[0, :4].tolist() == ROWS[2]
-
-
-def test_mixed_precision_is_that_of_the_layers() -> None:
-    model, some = llama(), candidates(12)
-    seen = LiveModel(model, autocast=torch.bfloat16).look(some, ("nll",), hidden=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        states = model.eval().base_model(input_ids=seen.ids, use_cache=False).last_hidden_state
-    assert seen.hidden is not None
-    assert seen.hidden.dtype == torch.float32
-    assert seen.hidden.equal(states.float())
-    plain = LiveModel(model).look(some, ("nll",), hidden=True)
-    assert plain.hidden is not None
-    assert not seen.hidden.equal(plain.hidden)
-    np.testing.assert_allclose(seen.signals.token["nll"], plain.signals.token["nll"], rtol=0.05)
