@@ -165,6 +165,14 @@ def test_sft_resumes_to_the_bit(tmp_path: Path) -> None:
             attach_epochs(sft(tmp_path, **more), InfoBatch())
 
 
+def test_preference_pairs_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="needs the extra trl")
+    from tests.pipeline.test_adapter_trl import dpo
+
+    with pytest.raises(DataError, match="something else than the next token of each row"):
+        attach_epochs(dpo(tmp_path), SeTa(groups=3))
+
+
 def process(rank: int, world: int, folder: str, port: int, resume: bool) -> None:
     """A Trainer in one of some processes; on resume from the middle of what was saved."""
     torch.set_num_threads(1)
