@@ -6,16 +6,24 @@
 Each file has `id` (32 hex digits), the content, `source`, `weight`, with a plan `round`, and the
 `columns` asked for. Beside it `ids/part-00000.parquet` says which documents the file holds. Memory
 does not grow with the corpus: tables of some 16 MB go through.
+
+With `redact`, the spans of findings are replaced in the content (see `_redacting.py`); the rows get
+a column `redacted`, and `redactions/part-00000.parquet` lists what was replaced in the file. `id`
+stays that of the document as it was read, which is no longer the hash of what the file holds; so do
+`n_tokens` and the columns, which are copied as they are. Of the steps of a recipe only an export
+redacts: to train on redacted text, export, and read the export with a recipe of its own.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +34,10 @@ from foresift.pipeline.nouns import Inputs, Job, Resources, Stage
 from foresift.pipeline.plan_rows import rows_in_plan_order
 from foresift.pipeline.store import Facts, ShardWriter, StepDir, publish, temporary
 from foresift.pipeline.tables import CONTENT, ID
+from foresift.stages.exporters._redacting import LOG, Redacting, read_key
 
 _WEIGHT = "export.weight"
-_OWN = ("id", "source", "weight", "round", *CONTENT)
+_OWN = ("id", "source", "weight", "round", "redacted", *CONTENT)
 
 #: bytes of content put in order at once; about four times as much is held in memory
 WINDOW_BYTES = 32 << 20
@@ -50,6 +59,14 @@ class Exporter(Stage):
     """Further columns by their public names, such as `loss.nll`."""
     shard_mb: int = 128
     """Megabytes of content in one file, about."""
+    redact: list[str] = field(default_factory=list)
+    """Columns of findings whose spans are replaced in the content, such as `pii.findings`; `id`
+    stays that of the document as read, `redacted` marks the rows, `redactions/` lists the pieces.
+    A `train` step reads the text as it is: to train on redacted text, read such an export."""
+    replacement: Literal["typed", "pseudonym"] = "typed"
+    """`typed`: `<EMAIL>`; `pseudonym`: `<EMAIL:5a1be98d02>`, the same for the same value."""
+    key_env: str = ""
+    """Environment variable with the key of pseudonyms, 16 bytes or more."""
 
     def __post_init__(self) -> None:
         for name in self.columns:
@@ -57,10 +74,14 @@ class Exporter(Stage):
                 raise ValueError(f"columns: {name!r} is there already")
         if self.shard_mb < 1:
             raise ValueError("shard_mb must be at least 1")
+        if len(set(self.redact)) < len(self.redact):
+            raise ValueError("redact names a column twice")
+        if (self.replacement == "pseudonym") != bool(self.key_env):
+            raise ValueError("pseudonyms need key_env, and nothing else does")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return tuple(self.columns)
+        return tuple(dict.fromkeys([*self.columns, *self.redact]))
 
     @property
     @abstractmethod
@@ -77,7 +98,7 @@ class Exporter(Stage):
     def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
         assert inputs.corpus is not None, "an exporter is given a corpus"
         if inputs.plan is not None:
-            beside = list(dict.fromkeys(["source", "n_bytes", "n_tokens", *self.columns]))
+            beside = list(dict.fromkeys(["source", "n_bytes", "n_tokens", *self.needs]))
             tables = rows_in_plan_order(
                 inputs.corpus, inputs.plan, beside, window_bytes=WINDOW_BYTES
             )
@@ -89,7 +110,7 @@ class Exporter(Stage):
             raise DataError("nothing was chosen, so there is nothing to export")
         self.seal(out.path, names)
         totals = {k: sum(int(part[k]) for part in parts) for k in ("rows", "n_tokens")}
-        return {**totals, "files": names}
+        return {**totals, **(_redactions(parts) if self.redact else {}), "files": names}
 
     def _in_corpus_order(self, shards: list[Shard], out: StepDir, job: Job) -> list[Facts]:
         groups = list(_groups(shards, self.shard_mb << 20))
@@ -106,16 +127,24 @@ class Exporter(Stage):
         """Write one file, and which documents it holds; without rows there is no file."""
         path = out / f"part-{number:05d}{self.suffix}"
         sink, tokens = None, 0
-        with ShardWriter(_ids(out, number), pa.schema([("id", ID)])) as ids:
+        redacting = self._redacting()
+        log = ShardWriter(out / "redactions" / f"part-{number:05d}.parquet", LOG)
+        with (
+            ShardWriter(_ids(out, number), pa.schema([("id", ID)])) as ids,
+            log if redacting else nullcontext(),
+        ):
             try:
                 for table in tables:
+                    tokens += int(np.asarray(table["n_tokens"], dtype=np.int64).sum())
+                    ids.write(table.select(["id"]))
+                    if redacting:
+                        table, replaced = redacting.table(table)
+                        log.write(replaced)
                     shown = self._shown(table)
                     if sink is None:
                         schema = shown.schema
                         sink = self.sink(temporary(path), schema)
                     sink.write(shown.cast(schema))
-                    ids.write(table.select(["id"]))
-                    tokens += int(np.asarray(table["n_tokens"], dtype=np.int64).sum())
                 if sink is not None:
                     sink.close()
                     publish(temporary(path), path)
@@ -123,12 +152,20 @@ class Exporter(Stage):
                 temporary(path).unlink(missing_ok=True)
                 raise
             ids.facts |= {"n_tokens": tokens, "file": path.name}
+            if redacting:
+                ids.facts |= {**redacting.facts(), "log": redacting.digest}
         return ids.facts
+
+    def _redacting(self) -> Redacting | None:
+        if not self.redact:
+            return None
+        return Redacting(self.redact, read_key(self.key_env) if self.key_env else b"")
 
     def _shown(self, table: pa.Table) -> pa.Table:
         """The columns of the output; ids as people read them."""
         names = ["id", *(c for c in CONTENT if c in table.column_names), "source", "weight"]
         names += [c for c in ("round",) if c in table.column_names] + self.columns
+        names += [c for c in ("redacted",) if self.redact]
         ids = pa.array([value.hex() for value in table["id"].to_pylist()], pa.string())
         return table.select(names).set_column(0, "id", ids)
 
@@ -147,7 +184,7 @@ class ExportShards:
 
     def _tables(self, shard: Shard) -> Iterator[pa.Table]:
         decided = [mask.path for mask in shard.masks if mask.want]
-        columns = ["source", "n_tokens", *self.exporter.columns]
+        columns = ["source", "n_tokens", *self.exporter.needs]
         if decided:
             shard = replace(shard, columns=(*shard.columns, (_WEIGHT, decided[-1], "weight")))
             columns.append(_WEIGHT)
@@ -183,6 +220,22 @@ def _groups(shards: list[Shard], size: int) -> Iterator[list[Shard]]:
         held += mine
     if group:
         yield group
+
+
+def _redactions(parts: Iterable[Facts]) -> Facts:
+    """The accounts of all files."""
+    replaced: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    rows = 0
+    for part in parts:
+        rows += part["redacted_rows"]
+        replaced.update(part["redactions"])
+        whole.update(part["not_replaceable"])
+    return {
+        "redacted_rows": rows,
+        "redactions": dict(sorted(replaced.items())),
+        "not_replaceable": dict(sorted(whole.items())),
+    }
 
 
 def _ids(out: Path, number: int) -> Path:

@@ -38,7 +38,8 @@ class Hf(Exporter):
         features = datasets.Features.from_arrow_schema(schema)
         datasets.DatasetInfo(features=features).write_to_directory(str(out))
         stems = [Path(name).stem for name in names]
-        held = "".join(shard_facts(out / "ids" / f"{stem}.parquet")["ids"] for stem in stems)
+        facts = [shard_facts(out / "ids" / f"{stem}.parquet") for stem in stems]
+        held = "".join(fact["ids"] + fact.get("log", "") for fact in facts)
         state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": xxhash.xxh3_64_hexdigest(f"{schema}{held}".encode()),

@@ -1,8 +1,9 @@
 """Text as a report may show it: personal data masked, control characters made visible, cut short.
 
-Masked are e-mail addresses, IPv4 addresses, runs of seven digits or more, and what looks like a
-telephone, card or identity number: groups of digits, seven or more in all. A report errs on the
-side of masking; dates and spans of years are left alone.
+Masked is what `pipeline/personal.py` and `pipeline/credentials.py` find, and, with their patterns
+in the widest sense, e-mail addresses, IPv4 addresses, runs of seven digits or more, and what looks
+like a telephone, card or identity number: groups of digits, seven or more in all. A report errs on
+the side of masking; dates and spans of years are left alone.
 """
 
 from __future__ import annotations
@@ -10,36 +11,40 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from foresift.pipeline import credentials, personal
+from foresift.pipeline.personal import EMAIL, IPV4
+from foresift.pipeline.personal_numbers import DATE, DECIMAL, LONG, PHONE
+
 MASK = "▮▮▮"
 #: characters looked at for one of an excerpt; so that nothing is cut in two before it is masked
 LOOK = 8
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-_OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_IPV4 = re.compile(rf"(?<![\d.]){_OCTET}(?:\.{_OCTET}){{3}}(?!\.?\d)")
-_NUMBER = re.compile(
-    r"(?<![\w.])\+?(?:\(\d{1,5}\)[ .-]?)?\d{1,12}(?:[ .\u00a0/-]\(?\d{2,12}\)?){1,6}(?!\w)"
-)
-_DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|(?:1\d|20)\d\d[-/ ](?:1\d|20)\d\d"
-)
-_DECIMAL = re.compile(r"\d+\.\d+")
-_DIGITS = re.compile(r"(?<!\d\.)(?<!\d)\+?\d{7,}")
 #: turn the direction of the text around them
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def mask(text: str) -> str:
-    """The text with personal data replaced by `▮▮▮`."""
-    text = _EMAIL.sub(MASK, text)
-    text = _IPV4.sub(MASK, text)
-    text = _NUMBER.sub(_number, text)
-    return _DIGITS.sub(MASK, text)
+    """The text with personal data and secrets replaced by `▮▮▮`."""
+    text = _without(text, [*personal.find(text), *credentials.find(text)])
+    text = EMAIL.sub(MASK, text)
+    text = IPV4.sub(MASK, text)
+    text = PHONE.sub(_number, text)
+    return LONG.sub(MASK, text)
+
+
+def _without(text: str, hits: list[personal.Hit]) -> str:
+    """The text with every piece masked, those that overlap as one."""
+    pieces, end = [], 0
+    for hit in sorted(hits, key=lambda h: (h.start, -h.stop)):
+        if hit.start >= end:
+            pieces += [text[end : hit.start], MASK]
+        end = max(end, hit.stop)
+    return "".join([*pieces, text[end:]])
 
 
 def _number(match: re.Match[str]) -> str:
     found = match[0]
     digits = sum(c.isdigit() for c in found)
-    if digits < 7 or _DATE.fullmatch(found) or _DECIMAL.fullmatch(found):
+    if digits < 7 or DATE.fullmatch(found) or DECIMAL.fullmatch(found):
         return found
     return MASK
 
