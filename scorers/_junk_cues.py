@@ -28,7 +28,6 @@ CUES = {
     "promotion": re.compile(_PROMOTION, re.I),
     "shouting": re.compile(r"[!?]{2,}|\b[A-Z]{3,}(?:\W+[A-Z]{2,}){2,}\b"),
     "small_talk": re.compile(_CHAT, re.I),
-    "tags": re.compile(r"(?<!\w)[#@]\w+"),
 }
 
 

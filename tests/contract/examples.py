@@ -57,7 +57,7 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("score", "junk"): [
         {},
         {"engagement": "s.u", "popular": 0.0, "quality": "s.gap", "quality_below": 2.0},
-        {"engagement": "s.gap", "length": "n_bytes", "quality": "s.flag"},
+        {"engagement": "s.gap", "length": "n_bytes", "quality": "s.flag", "brief": 0},
     ],
     ("score", "licence"): [
         {},
@@ -87,8 +87,34 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"label": "s.flag", "buckets": 64, "folds": 2},
         {"label": "s.u", "kind": "grade", "ngrams": 1, "buckets": 32, "strength": 0.1},
     ],
+    ("score", "preference_pairs"): [
+        {"rejected": "source"},
+        {
+            "rejected": "source",
+            "chosen": "source",
+            "chosen_reward": "s.u",
+            "rejected_reward": "s.gap",
+            "context_type": "s.flag",
+            "error_type": "s.gap",
+            "cap": 3,
+        },
+    ],
+    ("score", "process_reward"): [
+        {
+            "checkpoint": "configs/models/tiny",
+            "tokens": ["+", "-"],
+            "separator": "\n",
+            "shortest": 3,
+            "max_length": 64,
+        },
+        {"checkpoint": "configs/models/tiny", "separator": ".", "by": "auto", "max_length": 64},
+    ],
     ("score", "relation"): [
         {"reference": "aim", "by": "s.u", "embedding": "s.vector", "rollouts": 24, "length": 3},
+    ],
+    ("score", "rollout_gain"): [
+        {"with_context": "s.gap", "without_context": "s.gap"},
+        {"with_context": "n_tokens", "without_context": "s.gap", "rollouts": 97, "share": 1.0},
     ],
     ("score", "semantic_duplicate"): [
         {"embedding": "s.vector", "eps": 0.5},

@@ -92,11 +92,11 @@ def test_signs_have_places_and_are_counted_in_a_hundred_words() -> None:
     told, clean = findings(found["findings"])
     assert [(f.reason, text[f.start : f.stop]) for f in told] == [
         ("bait", "You won't believe"), ("shouting", "!!!"), ("promotion", "Click here"),
-        ("small_talk", "LOL"), ("tags", "#wow"),
+        ("small_talk", "LOL"),
     ]  # fmt: skip
     assert clean == []
-    assert found["cues"][0] == 5  # less than a hundred words count as that
-    assert found["junk"][0] == pytest.approx(1 - np.exp(-5 / 8))
+    assert found["cues"][0] == 4  # less than a hundred words count as that
+    assert found["junk"][0] == pytest.approx(1 - np.exp(-4 / 8))
     assert found["junk"][1] == 0
     assert run([text + " " + PROSE * 3])["cues"][0] < 2
 
@@ -104,11 +104,14 @@ def test_signs_have_places_and_are_counted_in_a_hundred_words() -> None:
 def test_brevity_falls_in_a_line() -> None:
     found = run(["word " * k for k in (1, 15, 30, 60)])
     assert found["junk"].tolist() == pytest.approx([29 / 30, 0.5, 0, 0])
+    assert Junk(brief=0).score(pa.table({"text": ["word"]}))["junk"].tolist() == [0]
 
 
 def test_fields_without_meaning_are_refused() -> None:
     with pytest.raises(ValueError, match="short"):
         Junk(short=200)
+    with pytest.raises(ValueError, match="brief"):
+        Junk(brief=-1)
     assert Junk().needs == ()
     assert Junk(engagement="likes", quality="judge.utility").needs == (
         "likes", "n_tokens", "judge.utility",
