@@ -3,7 +3,9 @@
 manifest            `manifest.json`, or `.manifest.json` while the run is being finished
 steps(verb)         what the manifest tells of the steps of the selection itself
 plan(columns)       one (shard, table of the plan file) after the other
-scored()            the columns of numbers beside the corpus, each from its latest round
+columns             all columns beside the corpus, each from its latest round
+scored              those of them that hold numbers
+sample              some documents with all their numbers
 place(name, step)   where a step found the column that it names
 values(place)       a column of the whole corpus
 decided(step)       what a `select` could choose from, and what it chose
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ from foresift.pipeline.corpus import DECISION, Corpus, Shard
 from foresift.pipeline.errors import StoreError
 from foresift.pipeline.plan import MAIN
 from foresift.pipeline.store import Facts, StepDir, shard_facts
+from foresift.stages.report.sample import Sample, draw
 
 Batch = tuple[Shard, pa.Table]
 Floats = npt.NDArray[np.floating[Any]]
@@ -48,7 +51,7 @@ def read_manifest(path: Path) -> Facts:
 
 @dataclass(frozen=True)
 class Scored:
-    """A column of numbers beside the corpus."""
+    """A column beside the corpus."""
 
     name: str
     """`<step>.<column>`; a column of the corpus itself has no dot."""
@@ -58,6 +61,9 @@ class Scored:
     better: str
     alive: int | None
     """Rows that were scored; None: all that are there."""
+    dtype: pa.DataType
+    step: str
+    """The name of the step that gave it; empty for a column of the corpus itself."""
 
     @property
     def file_name(self) -> str:
@@ -109,8 +115,8 @@ class Contents:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The shards of the corpus with all columns of numbers beside them."""
-        columns = {c.name: (c.path, c.file_name) for c in self.scored if "." in c.name}
+        """The shards of the corpus with all columns beside them."""
+        columns = {c.name: (c.path, c.file_name) for c in self.columns}
         return Corpus(self.base, columns).shards()
 
     def lies_beside(self, path: Path) -> bool:
@@ -123,14 +129,31 @@ class Contents:
         return sum(shard.rows for shard in self.shards)
 
     @cached_property
-    def scored(self) -> list[Scored]:
-        """Columns of numbers, each from the latest round that has it."""
-        found = {"n_tokens": Scored("n_tokens", self.base, 0, "tokens", "neither", None)}
+    def columns(self) -> list[Scored]:
+        """All columns beside the corpus, each from the latest round that has it."""
+        found: dict[str, Scored] = {}
         for step in self.first_of("score"):
             path = self.directory(step)
             if self.lies_beside(path):
-                found |= {c.name: c for c in _numbers(step, path, StepDir(path).shards()[0])}
+                found |= {c.name: c for c in _beside(step, path, StepDir(path).shards()[0])}
         return list(found.values())
+
+    @cached_property
+    def scored(self) -> list[Scored]:
+        """The columns of numbers and truth values, the corpus's own number of tokens first."""
+        tokens = Scored("n_tokens", self.base, 0, "tokens", "neither", None, pa.int64(), "")
+        return [tokens, *(c for c in self.columns if countable(c.dtype))]
+
+    def beside(self, fits: Callable[[pa.DataType], bool]) -> dict[str, tuple[Path, str]]:
+        """`<step>.<column>` -> where the scored columns of some types lie, of the latest round."""
+        found = {}
+        for step in self.first_of("score"):
+            path = self.directory(step)
+            if self.lies_beside(path):
+                schema = pq.read_schema(StepDir(path).shards()[0])
+                names = [f.name for f in schema if f.name != "id" and fits(f.type)]
+                found |= {f"{step['name']}.{name}": (path, name) for name in names}
+        return found
 
     def place(self, name: str, reader: Facts) -> Place | None:
         """Where a step of the selection found the column `name` (`<step>.<column>`)."""
@@ -157,6 +180,12 @@ class Contents:
         chosen = [np.asarray(t["kept"]) for t in tables]
         return np.concatenate([_NONE, *pool]), np.concatenate([_NONE, *chosen])
 
+    @cached_property
+    def sample(self) -> Sample:
+        """Documents drawn by id, with all numbers and the plan's `kept`."""
+        names = ["n_bytes", *(c.name for c in self.scored)]
+        return draw(self.plan(["kept"]), names, self.rows)
+
     def plan(self, columns: Sequence[str]) -> Iterator[Batch]:
         """The plan file, shard by shard (its row groups end where shards do)."""
         with pq.ParquetFile(self.path / "plan.parquet") as file:
@@ -175,12 +204,12 @@ def _shape(shards: Sequence[Path]) -> list[tuple[str, str]]:
     return [(path.name, str(shard_facts(path)["ids"])) for path in shards]
 
 
-def _numbers(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
-    """The columns of numbers and truth values in a step's sidecars."""
+def _beside(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
+    """The columns in a step's sidecars."""
     about = StepDir(path).facts()
     known = _described(about.get("part", ""))
     for field in pq.read_schema(shard):
-        if not _countable(field.type) or field.name in DECISION:
+        if field.name == "id" or field.name in DECISION:
             continue
         column = known.get(field.name)
         yield Scored(
@@ -190,6 +219,8 @@ def _numbers(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
             unit=getattr(column, "unit", ""),
             better=getattr(column, "better", "neither"),
             alive=about["facts"].get("alive"),
+            dtype=field.type,
+            step=step["name"],
         )
 
 
@@ -209,7 +240,8 @@ def _floats(column: pa.ChunkedArray) -> Floats:
     return values
 
 
-def _countable(kind: pa.DataType) -> bool:
+def countable(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers or truth values."""
     t = pa.types
     return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind))
 
