@@ -10,10 +10,10 @@ Which they are depends on ids and orders alone. Only the row groups that hold th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from foresift.stages.report.contents import Contents
 from foresift.stages.report.mask import excerpt
 
 EACH, REASONS = 5, 12
+Seen = TypeVar("Seen")
 COLUMNS = (
     "id",
     "shard",
@@ -132,19 +133,27 @@ def _texts(
 def texts_of(
     corpus: Corpus, places: Sequence[tuple[int, int, bytes]]
 ) -> tuple[dict[tuple[int, int], str], str]:
-    """(shard, row) -> excerpt of rows given as (shard, row, id), and what went wrong.
+    """(shard, row) -> excerpt of rows given as (shard, row, id), and what went wrong."""
+    return looked_at(corpus, places, excerpt)
+
+
+def looked_at(
+    corpus: Corpus, places: Sequence[tuple[int, int, bytes]], look: Callable[[str], Seen]
+) -> tuple[dict[tuple[int, int], Seen], str]:
+    """(shard, row) -> what `look` makes of the text of a row, and what went wrong.
 
     A page without texts is better than none.
     """
     try:
-        return dict(_read(corpus, places)), ""
+        return {place: look(text) for place, text in read_texts(corpus, places)}, ""
     except (OSError, StoreError, pa.ArrowException) as error:
         return {}, str(error)
 
 
-def _read(
+def read_texts(
     corpus: Corpus, places: Sequence[tuple[int, int, bytes]]
 ) -> Iterator[tuple[tuple[int, int], str]]:
+    """((shard, row), text) of rows given as (shard, row, id), a few at a time."""
     if not places:
         return
     n = len(places)
@@ -165,7 +174,7 @@ def _read(
                 table["shard"].to_pylist(), table["row"].to_pylist(), content_texts(table),
                 strict=True,
             ):  # fmt: skip
-                yield (shard, row), excerpt(text)
+                yield (shard, row), text
 
 
 def _example(row: dict[str, Any], texts: dict[tuple[int, int], str]) -> Example:

@@ -69,6 +69,8 @@ class Distribution:
     chosen: Group = field(default_factory=Group)
     low: float = np.inf
     high: float = -np.inf
+    nan: int = 0
+    """Rows of the pool whose value is NaN or infinite."""
     whole: bool = True
     """Whether all values are whole numbers."""
     edges: Floats | None = None
@@ -82,7 +84,12 @@ class Distribution:
     @property
     def missing(self) -> int:
         """Rows that should have the score and have NaN, infinity or nothing."""
-        return max(0, (self.column.alive or self.pool.count) - self.pool.count)
+        return max(self.nan, (self.column.alive or self.pool.count) - self.pool.count)
+
+    @property
+    def empty(self) -> int:
+        """Rows that were scored and were given no value: the method leaves them out."""
+        return self.missing - self.nan
 
     @property
     def chart(self) -> Markup:
@@ -101,28 +108,32 @@ def distributions(contents: Contents) -> list[Distribution]:
     share = min(1.0, SAMPLE / max(contents.rows, 1))
     for batch in contents.plan(["kept", "round"]):
         drawn = Rng(0).at("report").uniform(batch[0].load(["id"])["id"]) < share
-        for each, values, chosen in _values(found, batch):
+        for each, values, chosen, nan in _values(found, batch):
+            each.nan += nan
             _look(each, values, chosen, drawn)
     for each in found:
         each.edges = _edges(each)
     for batch in contents.plan(["kept", "round"]):
-        for each, values, chosen in _values(found, batch):
+        for each, values, chosen, _ in _values(found, batch):
             _count(each, values, chosen)
     return found
 
 
 def _values(found: list[Distribution], batch: Batch) -> Any:
-    """(distribution, its values with NaN where there is none, which rows its round chose)."""
+    """(distribution, values with NaN where there is none, rows its round chose, how many NaN)."""
     shard, plan = batch
     table = shard.load(["holdout", *(each.column.name for each in found)])
     pool = ~np.asarray(table["holdout"])
     kept = np.asarray(plan["kept"])
     rounds = np.asarray(plan["round"].fill_null(-1))
     for each in found:
-        values = _floats(table[each.column.name])
-        values[~pool | ~(np.abs(values) < HUGE)] = np.nan
+        column = table[each.column.name]
+        values = _floats(column)
+        finite = np.abs(values) < HUGE
+        nan = int((pool & ~finite & np.asarray(column.is_valid())).sum())
+        values[~pool | ~finite] = np.nan
         number = each.column.round
-        yield each, values, kept & (rounds == number) if number else kept
+        yield each, values, kept & (rounds == number) if number else kept, nan
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foresift.pipeline.run import Run
-from foresift.stages.report import scores
+from foresift.stages.report import page, scores
 from foresift.stages.report.clusters import bins, clusters
 from foresift.stages.report.contents import Contents
 from foresift.stages.report.examples import examples
@@ -209,3 +209,15 @@ def test_a_run_that_was_moved_is_still_read(nasty: Run, tmp_path: Path) -> None:
     moved.manifest["steps"][0]["path"] = "/nowhere/" + Path(moved.manifest["steps"][0]["path"]).name
     assert moved.base.parent == out / "steps"
     assert moved.rows == 216
+
+
+def test_what_a_method_leaves_empty_is_not_called_nan(tmp_path: Path) -> None:
+    rows = [{"text": "word " * (1 + n)} for n in range(40)]
+    data = write_lines(tmp_path / "d.jsonl", rows)
+    steps = [{"score": "tests.stages.report.parts:Gaps", "as": "gaps"}]
+    run = go(recipe(data, steps, holdout=0), tmp_path / "out")
+    found = {d.column.name: d for d in distributions(Contents.open(run.path))}["gaps.some"]
+    assert (found.pool.count, found.nan, found.empty, found.missing) == (20, 10, 10, 20)
+    html = page.render(Contents.open(run.path))
+    assert "10 NaN" in html
+    assert "10 without a value" in html
