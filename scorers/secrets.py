@@ -8,7 +8,7 @@
 
 Kinds, and what each must look like: pipeline/credentials.py. A GitHub token whose CRC is wrong
 counts with confidence 0.5: it may be of a form that is not known yet. Measured on ordinary web
-text and code (Pile): 30 to 40 MB/s on one core.
+text and code (Pile): 30 MB/s on one core.
 
 What fails: keys of services without a form of their own and without a telling name beside them;
 forms that are newer than this list. A value is never stored.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
-import re
-import sys
-import types
+import json
 from typing import Any
 
 import numpy as np
@@ -14,102 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foresift.pipeline import checksums, personal
+from foresift.pipeline import personal
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.findings import findings
-from foresift.pipeline.personal_numbers import IBAN_LENGTH, card
-from foresift.scorers._personal_presidio import merged
+from foresift.pipeline.personal_numbers import card
 from foresift.scorers.pii import Pii
-
-# -- check digits: the plain definitions -------------------------------------------------------
-
-
-def plain_luhn(digits: str) -> bool:
-    total = 0
-    for place, c in enumerate(reversed(digits)):
-        value = int(c) * (2 if place % 2 else 1)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
-
-
-def plain_iban(account: str) -> bool:
-    rest = 0
-    for c in account[4:] + account[:4]:
-        value = int(c) if c.isdecimal() else ord(c) - ord("A") + 10
-        rest = (rest * (10 if value < 10 else 100) + value) % 97
-    return rest == 1
-
-
-def plain_verhoeff(digits: str) -> bool:
-    """Symmetries of a pentagon as permutations of its corners, composed one after the other."""
-
-    def symmetry(k: int) -> tuple[int, ...]:
-        turned = [(corner + k) % 5 for corner in range(5)]
-        return tuple(turned if k < 5 else [(k - 5 - corner) % 5 for corner in range(5)])
-
-    names = {symmetry(k): k for k in range(10)}
-    power = [1, 5, 7, 6, 2, 8, 3, 0, 9, 4]
-    check = 0
-    for place, c in enumerate(reversed(digits)):
-        value = int(c)
-        for _ in range(place % 8):
-            value = power[value]
-        first, second = symmetry(check), symmetry(value)
-        check = names[tuple(first[second[corner]] for corner in range(5))]
-    return check == 0
-
-
-def plain_cpf(digits: str) -> bool:
-    for length in (9, 10):
-        total = sum(int(digits[k]) * (length + 1 - k) for k in range(length))
-        want = 11 - total % 11
-        if int(digits[length]) != (0 if want > 9 else want):
-            return False
-    return True
-
-
-KNOWN = {
-    "card": ("4111111111111111", plain_luhn),
-    "iban": ("GB82WEST12345698765432", plain_iban),
-    "in_aadhaar": ("234123412346", plain_verhoeff),
-    "br_cpf": ("52998224725", plain_cpf),
-    "uk_nhs": ("9434765919", checksums.uk_nhs),
-    "au_tfn": ("123456782", checksums.au_tfn),
-    "ca_sin": ("046454286", plain_luhn),
-    "fr_nir": ("255081416802538", checksums.fr_nir),
-    "de_tax_id": ("86095742719", checksums.de_tax_id),
-    "es_nif": ("12345678Z", checksums.es_nif),
-    "it_fiscal_code": ("RSSMRA85T10A562S", checksums.it_fiscal_code),
-    "nl_bsn": ("111222333", checksums.nl_bsn),
-    "pl_pesel": ("44051401359", checksums.pl_pesel),
-    "se_personnummer": ("8112189876", checksums.se_personnummer),
-    "fi_hetu": ("131052-308T", checksums.fi_hetu),
-    "cn_resident_id": ("11010519491231002X", checksums.cn_resident_id),
-}
-
-
-@pytest.mark.parametrize("kind", KNOWN)
-def test_known_numbers_pass_and_one_wrong_digit_is_seen(kind: str) -> None:
-    number, check = KNOWN[kind]
-    assert check(number)
-    for place, digit in itertools.product(range(len(number)), "0123456789"):
-        if number[place].isdecimal() and number[place] != digit:
-            assert not check(number[:place] + digit + number[place + 1 :])
-
-
-@given(st.text("0123456789", min_size=2, max_size=24))
-def test_fast_checks_agree_with_the_plain_ones(digits: str) -> None:
-    assert checksums.luhn(digits) == plain_luhn(digits)
-    assert checksums.verhoeff(digits) == plain_verhoeff(digits)
-    if len(digits) > 10 and len(set(digits[:11])) > 1:
-        assert checksums.br_cpf(digits[:11]) == plain_cpf(digits[:11])
-    assert checksums.iban("GB" + digits) == plain_iban("GB" + digits)
-
-
-def test_an_iban_without_its_check_digits_is_completed_by_one_pair_of_97() -> None:
-    good = [k for k in range(2, 99) if checksums.iban(f"DE{k:02d}370400440532013000")]
-    assert good == [89]
-
+from tests.runs import ROOT
+from tests.scorers.identity_numbers import KNOWN, plain_luhn, planted
 
 # -- planted values (forgetting.md C.4) --------------------------------------------------------
 
@@ -118,48 +28,6 @@ PLACES = [
     "a\u00a0{}\u00a0b", "a\u2009{}\u202fb", "番号\u3000{}\u3000です", "({})", "x;{}, y",
     "\u200f{}\u200e",
 ]  # fmt: skip
-
-
-def planted(kind: str, rng: np.random.Generator) -> str:
-    """A random valid number of a type, as it is written; found by trying check digits out."""
-
-    def complete(body: str, tails: Any, check: Any) -> str:
-        return next((body + t for t in tails if check(body + t)), "") or planted(kind, rng)
-
-    def digits(n: int) -> str:
-        return "".join(map(str, rng.integers(0, 10, n)))
-
-    one, two = "0123456789", [f"{k:02d}" for k in range(100)]
-    if kind == "card":
-        prefix, length = [("4", 16), ("51", 16), ("37", 15), ("6011", 16), ("4", 13), ("36", 14)][
-            rng.integers(6)
-        ]
-        return complete(prefix + digits(length - len(prefix) - 1), one, plain_luhn)
-    if kind == "iban":
-        country = sorted(IBAN_LENGTH)[rng.integers(len(IBAN_LENGTH))]
-        body = digits(IBAN_LENGTH[country] - 4)
-        return next(v for k in two if plain_iban(v := f"{country}{k}{body}"))
-    if kind == "in_aadhaar":
-        v = complete(str(rng.integers(2, 10)) + digits(10), one, plain_verhoeff)
-        return v if " " in v else f"{v[:4]} {v[4:8]} {v[8:]}"
-    if kind == "br_cpf":
-        v = re.sub(r"\D", "", complete(digits(9), two, plain_cpf))
-        return f"{v[:3]}.{v[3:6]}.{v[6:9]}-{v[9:]}"
-    born = f"{rng.integers(1, 29):02d}", f"{rng.integers(1, 13):02d}", f"{rng.integers(50, 99)}"
-    if kind == "fi_hetu":
-        return complete("".join(born) + "-" + digits(3), checksums._HETU, checksums.fi_hetu)
-    if kind == "se_personnummer":
-        v = complete("".join(born[::-1]) + digits(3), one, checksums.se_personnummer)
-        return v if "-" in v else f"{v[:6]}-{v[6:]}"
-    if kind == "cn_resident_id":
-        body = "110105" + "19" + "".join(born[::-1]) + digits(3)
-        return complete(body, one + "X", checksums.cn_resident_id)
-    if kind == "fr_nir":
-        return complete("1" + born[2] + born[1] + digits(8), two, checksums.fr_nir)
-    if kind == "es_nif":
-        return complete(digits(8), checksums._NIF, checksums.es_nif)
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    return complete(f"RSSMRA{born[2]}T{born[0]}A{digits(3)}", letters, checksums.it_fiscal_code)
 
 
 ALONE = (
@@ -256,6 +124,25 @@ def test_nothing_else_is_found(text: str) -> None:
         assert personal.find(place.format(text)) == []
 
 
+SYNTH = ROOT.parent / "shared" / "data" / "pii" / "presidio-synth" / "synth_dataset_v2.json.gz"
+
+
+@pytest.mark.skipif(not SYNTH.exists(), reason=f"{SYNTH.name} is not here")
+def test_sentences_of_others() -> None:
+    """The templates that rules were written with; the others are for the benchmark."""
+    with gzip.open(SYNTH, "rt", encoding="utf-8") as file:
+        rows = [row for row in json.load(file) if row["template_id"] % 2 == 0]
+    kinds = {"CREDIT_CARD": "card", "IBAN_CODE": "iban", "EMAIL_ADDRESS": "email"}
+    wanted = [
+        {(kinds[s["entity_type"]], s["start_position"], s["end_position"])
+         for s in row["spans"] if s["entity_type"] in kinds}
+        for row in rows
+    ]  # fmt: skip
+    found = [{tuple(h[:3]) for h in personal.find(row["full_text"])} for row in rows]
+    assert sum(map(len, wanted)) == 126
+    assert all(want <= have for want, have in zip(wanted, found, strict=True))
+
+
 # -- awkward text ------------------------------------------------------------------------------
 
 
@@ -301,7 +188,7 @@ def test_what_stands_far_away_changes_nothing(value: str, lines: int) -> None:
     ["a", "1", "1 ", "12-", "(1", "+1 ", "a@", "a@b.", "@", ":", "0:", "1.", "GB82", "4111 ", "é1"],
 )
 def test_a_long_line_of_one_thing_is_read_to_its_end(piece: str) -> None:
-    """Bounded by construction: no pattern reaches further than 400 characters from its start."""
+    """Bounded by construction: each character is looked at a bounded number of times."""
     text = piece * (400_000 // len(piece)) + " bob@example.org"
     assert personal.find(text)[-1].kind == "email"
 
@@ -378,84 +265,3 @@ def test_a_card_needs_an_issuer() -> None:
     assert plain_luhn("9999999999999995")
     assert not card("9999999999999995")
     assert not card("4000000000000000")
-
-
-# -- Presidio ----------------------------------------------------------------------------------
-
-
-class _Analyser:
-    """Finds Bob, and takes his address for a place."""
-
-    def __init__(self, **_: Any) -> None:
-        self.asked: list[str] = []
-
-    def analyze(self, *, text: str, language: str, entities: list[str] | None) -> list[Any]:
-        self.asked.append(text)
-        hits = [("PERSON", m.span(), 0.85) for m in re.finditer("Bob Builder", text)]
-        hits += [("LOCATION", m.span(), 0.9) for m in re.finditer(r"example\.org", text)]
-        hits += [("DATE_TIME", m.span(), 0.9) for m in re.finditer("Monday", text)]
-        return [
-            types.SimpleNamespace(entity_type=kind, start=a, end=b, score=s)
-            for kind, (a, b), s in hits
-        ]
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for Presidio and spaCy."""
-
-    class Registry:
-        def __init__(self, **_: Any) -> None: ...
-
-        def load_predefined_recognizers(self, **_: Any) -> None: ...
-
-        def remove_recognizer(self, name: str) -> None: ...
-
-    class Nlp:
-        def __init__(self, **_: Any) -> None: ...
-
-    modules = {
-        "spacy": {"blank": lambda language: None, "load": lambda name: None},
-        "presidio_analyzer": {"AnalyzerEngine": _Analyser, "RecognizerRegistry": Registry},
-        "presidio_analyzer.nlp_engine": {"SpacyNlpEngine": Nlp},
-    }
-    for name, held in modules.items():
-        module = types.ModuleType(name)
-        vars(module).update(held)
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-@pytest.mark.usefixtures("fake")
-def test_presidio_is_asked_where_a_name_stands_near_a_contact() -> None:
-    near = "On Monday Bob Builder wrote from bob@example.org"
-    part = Pii(engine="presidio")
-    told = part.score(pa.table({"text": [near, "Bob Builder alone", "only bob@example.org"]}))
-    assert part._analyser.asked == [near]
-    assert told["spans"].tolist() == [2, 0, 1]
-    assert told["other"].tolist() == [1, 0, 0]
-    first = next(findings(told["findings"]))
-    assert [f.reason for f in first] == ["person", "email"]
-    told = score([near, "Bob Builder alone", ""], engine="presidio", everywhere=True)
-    assert told["spans"].tolist() == [2, 1, 0]
-
-
-@pytest.mark.usefixtures("fake")
-def test_long_documents_reach_presidio_in_pieces() -> None:
-    text = "word " * 50_000 + "Bob Builder " + "word " * 20_000
-    told = score([text], engine="presidio", everywhere=True)
-    found = next(findings(told["findings"]))
-    assert [(f.reason, f.start) for f in found] == [("person", 250_000)]
-
-
-def test_without_presidio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(DataError, match=r"foresift\[pii\]"):
-        score(["Bob Builder"], engine="presidio", everywhere=True)
-
-
-def test_the_first_tier_wins_where_both_found_something() -> None:
-    one = personal.Hit("email", 3, 9, 0.9, False)
-    two = [personal.Hit("place", 8, 12, 1.0, False), personal.Hit("person", 20, 24, 0.6, False),
-           personal.Hit("place", 22, 30, 0.5, False)]  # fmt: skip
-    assert [h.kind for h in merged([one], two)] == ["email", "person"]

@@ -17,14 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foresift.pipeline.corpus import Corpus
+from foresift.pipeline.engines.local import LocalEngine
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.findings import FINDINGS, Finding, Findings
 from foresift.pipeline.nouns import Inputs, Job, Rng, StepDir
 from foresift.pipeline.parts import find
+from foresift.pipeline.planner import make_plan
+from foresift.pipeline.recipe import Recipe
+from foresift.pipeline.run import run
 from foresift.pipeline.tables import content_ids, content_texts
 from foresift.scorers.pii import Pii
 from foresift.stages.exporters._redacting import Redacting, merged
 from tests.corpora import Serial, make_corpus, tree
+from tests.runs import ROOT
 
 KEY = "0123456789abcdef"
 Found = Sequence[Sequence[tuple[str, int, int]]]
@@ -201,6 +206,23 @@ def test_what_is_redacted_holds_nothing_more(tmp_path: Path) -> None:
     shown = pa.table({"text": [r["text"] for r in rows_of("parquet", tmp_path / "out", facts)]})
     assert shown["text"].to_pylist()[0] == "Tel. <PHONE>, <EMAIL>"
     assert Pii().score(shown)["spans"].tolist() == [0, 0, 0]
+
+
+def test_the_recipe_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    mail = "Write to bob@example.org or call +49 30 901820."
+    rows = [f"{mail} Nr {n}" for n in range(3)] + ["plain words"] + [mail * 4]
+    source = tmp_path / "in.jsonl"
+    lines = [json.dumps({"text": t, "source": "a", "kind": "k"}) for t in rows]
+    source.write_text("\n".join(lines) + "\n")
+    more = ["report=false", f"data.paths=['{source}']", "data.holdout=0"]
+    recipe = Recipe.read(ROOT / "configs" / "redact.yaml", more)
+    done = run(make_plan(recipe, tmp_path / "out"), LocalEngine(1), lambda *_: None)
+    step = done.manifest["steps"][-1]
+    made = rows_of("jsonl", Path(step["path"]), step["facts"])
+    hidden = [f"Write to <EMAIL> or call <PHONE>. Nr {n}" for n in range(3)]
+    assert [r["text"] for r in made] == [*hidden, "plain words"]
+    assert step["facts"]["redactions"] == {"email": 3, "phone": 3}
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
