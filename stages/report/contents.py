@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,17 +143,6 @@ class Contents:
         """The columns of numbers and truth values, the corpus's own number of tokens first."""
         tokens = Scored("n_tokens", self.base, 0, "tokens", "neither", None, pa.int64(), "")
         return [tokens, *(c for c in self.columns if countable(c.dtype))]
-
-    def beside(self, fits: Callable[[pa.DataType], bool]) -> dict[str, tuple[Path, str]]:
-        """`<step>.<column>` -> where the scored columns of some types lie, of the latest round."""
-        found = {}
-        for step in self.first_of("score"):
-            path = self.directory(step)
-            if self.lies_beside(path):
-                schema = pq.read_schema(StepDir(path).shards()[0])
-                names = [f.name for f in schema if f.name != "id" and fits(f.type)]
-                found |= {f"{step['name']}.{name}": (path, name) for name in names}
-        return found
 
     def place(self, name: str, reader: Facts) -> Place | None:
         """Where a step of the selection found the column `name` (`<step>.<column>`)."""
