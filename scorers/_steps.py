@@ -70,7 +70,9 @@ def steps(text: str, by: By = "auto") -> list[Span]:
     return _spans(_LINE if by == "line" else _PARAGRAPH, text)
 
 
-def _spans(pattern: re.Pattern[str], text: str, first: int = 0, last: int | None = None) -> Any:
+def _spans(
+    pattern: re.Pattern[str], text: str, first: int = 0, last: int | None = None
+) -> list[Span]:
     found = []
     for match in pattern.finditer(text, first, len(text) if last is None else last):
         part = match.group()
