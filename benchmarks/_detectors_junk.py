@@ -185,7 +185,9 @@ def _lines(data: Path, most: int) -> Iterator[dict[str, Any]]:
     detectors: dict[str, Callable[[Lines], Floats]] = {
         "chance": lambda lines: Rng(0).uniform(content_ids(pa.table({"text": lines.texts}))),
         "length": lambda lines: -lines.sizes.astype(np.float64),
-        "menu words": lambda lines: np.array([bool(MENU.search(t)) for t in lines.texts], float),
+        "menu words": lambda lines: np.array(
+            [bool(MENU.search(t.lower())) for t in lines.texts], float
+        ),
         "boilerplate": lambda lines: 1 - lines.content(),
     }
     for number in range(1, min(len(pages), most), 2):
@@ -300,9 +302,14 @@ def _goals(rows: list[dict[str, Any]], told: dict[str, Any]) -> list[dict[str, A
         share = told[kind]["contaminated"]
         name = f"contamination: pages with {kind} that are taken for one"
         found.append(goal(name, 0.01, share, share <= 0.01))
-    for name, detector in (
-        ("article-lines", "boilerplate"), ("tweets+junk", "junk"), ("sms-spam", "classifier"), ("dclm-human", "classifier"), ("tweets+junk", "classifier"),
-    ):  # fmt: skip
+    pairs = (
+        ("article-lines", "boilerplate"),
+        ("tweets+junk", "junk"),
+        ("sms-spam", "classifier"),
+        ("dclm-human", "classifier"),
+        ("tweets+junk", "classifier"),
+    )
+    for name, detector in pairs:
         rivals = [r["auroc"] for (s, d), r in by.items() if s == name and d in BASELINES]
         row = by[name, detector]
         found.append(goal(f"{name}: low end of {detector} above the best baseline", max(rivals),

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+#: of a line in lower case
 MENU = re.compile(
     r"\b(?:cookies?|subscri(?:be|ption)|newsletters?|sign (?:up|in)|log ?in|all rights|copyright|"
     r"privacy|terms (?:of|and)|advertis\w*|read more|see more|show more|learn more|click here|"
@@ -31,7 +32,6 @@ MENU = re.compile(
     r"menu|search|home ?page|site ?map|powered by|facebook|twitter|instagram|whatsapp|download|"
     r"e-?mail|next|previous|posted (?:by|in|on)|tags?|categor(?:y|ies)|loading|javascript|browser)"
     r"\b|©",
-    re.I,
 )
 _END = re.compile(r"[.!?…][\"'”’)\]]*$")
 FEATURES = ("words", "before", "behind", "around", "ends", "titled", "digits", "menu")
@@ -89,6 +89,6 @@ def _line(text: str) -> tuple[float, ...]:
         count,
         _END.search(text) is not None,
         sum(w[0].isupper() for w in words) / count,
-        sum(c.isdigit() for c in text) / len(text),
-        MENU.search(text) is not None,
+        sum(map(str.isdigit, text)) / len(text),
+        MENU.search(text.lower()) is not None,
     )

@@ -28,7 +28,7 @@ alone (0.82) are behind length (0.88). `quality_classifier`, given labels, reach
 For M2 score with `judge` before and name `judge.utility`, or bring a column of answers; or use
 `quality_classifier`, which learns from labels. Findings: the signs with their places; repetitive,
 incompressible (value: ratio), brief (words), m1, m2 for the whole document. Rows stand alone.
-Errors: engagement or length that is no number. Cost: some 6 MB/s. Source: Xing et al. 2025, "LLMs
+Errors: engagement or length that is no number. Cost: some 2 MB/s. Source: Xing et al. 2025, "LLMs
 Can Get Brain Rot", its definitions of M1 and M2; `junk` and its cut points are ours.
 """
 
