@@ -20,9 +20,9 @@ part: take both sides from one source, or it becomes a detector of sources.
 NaN: a text without words. Facts: documents of each side, out-of-fold area under the ROC curve and
 accuracy (binary), or correlation and error (grade); a warning below 0.6. Errors: a side with fewer
 than 10 documents or than folds; labels that are no numbers (grade). Cost: 0.7 M words/s, and
-seconds to fit 5,000 documents. Source: FineWeb-Edu's recipe (labels of a large judge, a small model over
-frozen features; Penedo et al. 2024) with hashed n-grams in the place of an encoder, as in DCLM's
-fastText filter (Li et al. 2024).
+seconds to fit 5,000 documents. Source: FineWeb-Edu's recipe (labels of a large judge, a small model
+over frozen features; Penedo et al. 2024) with hashed n-grams in the place of an encoder, as in
+DCLM's fastText filter (Li et al. 2024).
 """
 
 from __future__ import annotations
