@@ -28,7 +28,7 @@ import subprocess
 import time
 import venv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,19 +171,18 @@ def goals(
     mine = {row["type"]: row for row in rows if row["detector"] == "ours"}
     theirs = {row["type"]: row for row in rows if row["detector"] == "presidio"}
 
-    def goal(name: str, met: Callable[[], bool]) -> dict[str, Any]:
-        return {"goal": name, "met": bool(met())}
+    def goal(name: str, least: float, measured: float) -> dict[str, Any]:
+        return {"name": name, "goal": least, "measured": measured, "met": measured >= least}
 
     found = [
-        goal("every card and IBAN is found", lambda: all(mine[k]["recall"] == 1 for k in CHECKED)),
-        goal("precision at least 0.95 for every type",
-             lambda: all(row["precision"] >= 0.95 for row in mine.values())),
-        goal(f"pii and secrets read {GOAL_MB:.0f} MB/s of ordinary text on one core",
-             lambda: all(v >= GOAL_MB for by in fast.values() for v in by.values())),
+        goal("recall of cards and IBANs, the lower", 1.0, min(mine[k]["recall"] for k in CHECKED)),
+        goal("precision of the worst type", 0.95, min(r["precision"] for r in mine.values())),
+        goal("MB/s of pii and secrets on ordinary text, the slowest", GOAL_MB,
+             min(v for by in fast.values() for v in by.values())),
     ]  # fmt: skip
     if theirs:
-        found.append(goal("F1 of no type below Presidio's patterns",
-                          lambda: all(mine[k]["f1"] >= theirs[k]["f1"] for k in mine)))  # fmt: skip
+        lead = min(mine[k]["f1"] - theirs[k]["f1"] for k in mine)
+        found.append(goal("F1 less that of Presidio's patterns, the worst type", 0.0, lead))
     return found
 
 
@@ -197,7 +196,7 @@ def table(found: Mapping[str, Any]) -> str:
     for name, by in found["speed"].items():
         told = ", ".join(f"{domain} {value:.0f}" for domain, value in by.items())
         lines.append(f"- {name}, MB/s: {told}")
-    lines += [f"- {'met' if g['met'] else 'NOT MET'}: {g['goal']}" for g in found["goals"]]
+    lines += [f"- {'met' if g['met'] else 'NOT MET'}: {g['name']}" for g in found["goals"]]
     return "\n".join(lines)
 
 
