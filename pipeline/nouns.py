@@ -119,6 +119,8 @@ class AimedScorer(Part):
     columns: ClassVar[Mapping[str, Column]]
     reads_content: ClassVar[bool] = True
     """False where the columns in `needs` are all that is read."""
+    apart: ClassVar[bool] = True
+    """False where the pool may hold documents of the references: finding them is the purpose."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -233,7 +233,8 @@ def _fit(step: Step, corpus: Corpus, job: Job) -> None:
     tables = (t for s in corpus.shards() for t, _ in s.stream(needs, content=content))
     began = time.perf_counter()
     if isinstance(part, AimedScorer):
-        check_apart(corpus, references)
+        if part.apart:
+            check_apart(corpus, references)
         facts = part.fit(tables, references, partial)
     else:
         facts = cast(FittedScorer, part).fit(tables, partial)

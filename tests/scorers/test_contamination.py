@@ -23,6 +23,7 @@ from foresift.pipeline.tables import content_ids
 from foresift.scorers._contamination import WORD, Postings, Words, occurs, runs
 from foresift.scorers.contamination import Contamination
 from tests.corpora import make_corpus
+from tests.runs import go
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 ITEM = (
@@ -255,3 +256,22 @@ def test_every_planted_question_of_gsm8k_is_found(tmp_path: Path) -> None:
     assert found["contaminated"][:200].all()
     assert found["contaminated"][200:].sum() == 0
     assert facts["sets"]["gsm8k"]["left_out"] == 0
+
+
+def test_a_pool_that_holds_an_item_as_a_document_is_what_it_is_for(tmp_path: Path) -> None:
+    lines = {"pool": [ITEM, filler(60, 1), filler(60, 2)], "items": [ITEM]}
+    for name, texts in lines.items():
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    done = go(
+        {
+            "name": "leaks", "report": False,
+            "data": {"read": "jsonl", "paths": [f"{tmp_path}/pool.jsonl"], "holdout": 0},
+            "steps": [
+                {"score": "contamination", "reference": f"{tmp_path}/items.jsonl"},
+                {"select": "where", "keep": "not contamination.contaminated"},
+            ],
+        },
+        tmp_path / "out",
+    )  # fmt: skip
+    assert done.manifest["accounts"]["kept"] == 2
