@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,13 @@ class Scored:
 
     name: str
     """`<step>.<column>`; a column of the corpus itself has no dot."""
-    path: Path
+    path: Path = field(metadata={"plain": False})
     round: int
     unit: str
     better: str
     alive: int | None
     """Rows that were scored; None: all that are there."""
-    dtype: pa.DataType
+    dtype: pa.DataType = field(metadata={"plain": False})
     step: str
     """The name of the step that gave it; empty for a column of the corpus itself."""
 
@@ -172,8 +172,10 @@ class Contents:
     @cached_property
     def sample(self) -> Sample:
         """Documents drawn by id, with all numbers and the plan's `kept`."""
-        names = ["n_bytes", *(c.name for c in self.scored)]
-        return draw(self.plan(["kept"]), names, self.rows)
+        scores = [c for c in self.scored if c.step]
+        measured = max((c.alive or 0 for c in scores), default=0)
+        base, names = ["n_bytes", "n_tokens"], [c.name for c in scores]
+        return draw(self.plan(["kept"]), base, names, self.rows, measured)
 
     def plan(self, columns: Sequence[str]) -> Iterator[Batch]:
         """The plan file, shard by shard (its row groups end where shards do)."""

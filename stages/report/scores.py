@@ -37,7 +37,7 @@ class Group:
 
     count: int = 0
     total: float = 0.0
-    sample: list[Floats] = field(default_factory=list)
+    sample: list[Floats] = field(default_factory=list, metadata={"plain": False})
     bins: Any = 0
 
     def add(self, values: Floats, drawn: Bools) -> None:
