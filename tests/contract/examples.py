@@ -13,6 +13,7 @@ from typing import Any
 
 from foresift.pipeline import parts
 from foresift.pipeline.parts import Part
+from tests.contract.logged import log
 
 FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("read", "hf"): [{"paths": ["saved"]}],
@@ -32,6 +33,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"reference": "aim", "n": 4, "gram": 2, "shortest": 5},
         {"reference": "aim", "n": 3, "gram": 1, "shortest": 4, "common": 0, "threshold": 0.1},
     ],
+    ("score", "confident_learning"): [
+        {"label": "s.flag"},
+        {"label": "s.gap", "features": "s.vector", "folds": 3, "filter": "both", "adjust": True},
+    ],
     ("score", "density"): [
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "neighbours": 4, "exact_up_to": 9, "probes": 2},
@@ -39,6 +44,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("score", "combined"): [
         {"by": {"s.u": 1.0, "n_bytes": -2.0}},
         {"by": {"s.u": 1.0, "s.gap": 0.5}, "scale": "standard"},
+    ],
+    ("score", "early_learning"): [
+        {"label": "s.flag", "log": log("probabilities")},
+        {"label": "s.flag", "log": log("loss"), "until": 1, "re_annotate_at": None},
     ],
     ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
     ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
@@ -63,6 +72,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {},
         {"identity": "s.flag", "url": "source", "contested": ["bucket1"]},
     ],
+    ("score", "label_propagation"): [
+        {"label": "s.gap", "vectors": "s.vector", "k": 4},
+        {"label": "s.flag", "vectors": "s.vector", "rounds": 2, "exact_up_to": 9, "flag_at": 0},
+    ],
     ("score", "lqs"): [
         {"reference": "aim", "steps": 3, "interval": 1, "batch": 4, "proxies": 44},
         {
@@ -77,6 +90,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("score", "middo"): [
         {"before": "s.u", "after": "s.gap", "embedding": "s.vector", "quality": "s.gap"},
         {"quality": "s.u", "std": "released", "m_low": 0.5},
+    ],
+    ("score", "neighbour_disagreement"): [
+        {"label": "s.gap", "vectors": "s.vector", "k": 3},
+        {"label": "s.gap", "vectors": "s.vector", "trusted": "s.flag", "negative": "0.0"},
+        {"label": "s.flag", "vectors": "s.vector", "strategy": "intrinsic", "negative": "false"},
     ],
     ("score", "orthogonal"): [
         {"by": ["s.u", "n_bytes"], "axes": 2, "quality": ["s.u"]},
