@@ -25,7 +25,7 @@ with a spaCy model.
 
 What fails: numbers written as words, addresses spelled `bob at example dot org`, telephone numbers
 without grouping, `+` or a word before them; versions with four parts above 39 look like addresses.
-The policy of forgetting.md C.4: drop documents with more than five spans (`where`), replace the
+A usual policy: drop documents with more than five spans (`where`), replace the
 others' (`redact` of an export).
 """
 

@@ -21,7 +21,7 @@ from foresift.scorers.pii import Pii
 from tests.runs import ROOT
 from tests.scorers.identity_numbers import KNOWN, plain_luhn, planted
 
-# -- planted values (forgetting.md C.4) --------------------------------------------------------
+# -- planted values -----------------------------------------------------------------------
 
 PLACES = [
     "It is {} today.", "end of the text {}", "end of line {}\nnext", '"{}"', "'{}'", "«{}», so",
