@@ -18,7 +18,7 @@ Not judged, with NaN and `keep`: no word or vector, probabilities that are not f
 no other fold has. Facts: noise_rate with a 95 % bootstrap interval over documents, thresholds,
 transition P(given | true), confusions, accuracy out of fold. Errors: fewer than two labels; more
 than MOST of them where a model is to be fitted; probabilities that are none. Cost: `folds` fits,
-for 25,000 tweets and 3 labels 20 s on one core. Source: Northcutt et al. 2021 (JAIR 70); flags
+for 25,000 tweets and 3 labels some 10 s on one core. Source: Northcutt et al. 2021 (JAIR 70); flags
 and scores are those of cleanlab 2.9.
 """
 
