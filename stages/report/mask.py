@@ -9,7 +9,6 @@ the side of masking; dates and spans of years are left alone.
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from foresift.pipeline import credentials, personal
 from foresift.pipeline.personal import EMAIL, IPV4
@@ -18,8 +17,10 @@ from foresift.pipeline.personal_numbers import DATE, DECIMAL, LONG, PHONE
 MASK = "▮▮▮"
 #: characters looked at for one of an excerpt; so that nothing is cut in two before it is masked
 LOOK = 8
-#: turn the direction of the text around them
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: control characters but for line and tab, what turns the direction of text, no characters at all
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+)
 
 
 def mask(text: str) -> str:
@@ -51,16 +52,7 @@ def _number(match: re.Match[str]) -> str:
 
 def clean(text: str) -> str:
     """The text without characters that HTML forbids or that change what lies around them."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if _fit(c) else "\ufffd" for c in text)
-
-
-def _fit(c: str) -> bool:
-    return c in "\n\t" or (
-        c not in _BIDI and c not in "\ufffe\uffff" and unicodedata.category(c) != "Cc"
-    )
+    return _UNFIT.sub("\ufffd", text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def excerpt(text: str, length: int = 280) -> str:

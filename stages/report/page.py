@@ -1,19 +1,26 @@
 """The report of a run: `<run>/report/index.html`, one file that needs no network.
 
+Beside it lies `report.json`, which says all that the page shows (`facts.py`).
+
     head        what was run, what came of it in one sentence, what its steps warn of
     evidence    held-out loss of every arm              funnel    where every row went
     scores      pool against chosen                     sources   shares of each
     rounds      how the preference changed, and what each round cost
+    overview    what the data is                         compare   another run side by side
+    found       what detectors found, and where         noise     how much is wrong
+    correlations  which scores say the same
     documents   what left and why, what was chosen      rejects, clusters, cost, reproduce
 
 A section without content is left out. Text of documents is masked (`mask.py`), freed of control
-characters and escaped by the template. Cost: four passes over scores, three over the plan file, and
-the row groups of about a hundred documents.
+characters and escaped by the template. Cost: six passes over scores, two over findings, some over
+the plan file, and the row groups of the documents shown.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +32,18 @@ from markupsafe import Markup
 from foresift.pipeline.outcome import HOLDOUT
 from foresift.pipeline.run import Run
 from foresift.pipeline.store import Facts, write_text
-from foresift.stages.report import charts
+from foresift.stages.report import charts, facts
 from foresift.stages.report.clusters import clusters
+from foresift.stages.report.compare import compare
 from foresift.stages.report.contents import Contents
+from foresift.stages.report.correlations import correlations
+from foresift.stages.report.documents import SHOWN, documents
 from foresift.stages.report.evidence import evidence, sentence
 from foresift.stages.report.examples import examples
+from foresift.stages.report.found import found
 from foresift.stages.report.mask import clean
+from foresift.stages.report.noise import noise
+from foresift.stages.report.overview import overview
 from foresift.stages.report.rejects import rejects
 from foresift.stages.report.rounds import rounds
 from foresift.stages.report.scores import distributions
@@ -55,37 +68,53 @@ class Bar:
         return charts.bar(self.share, self.kind)
 
 
-def write(run: Run) -> Path:
-    """Write the report of a run (its manifest may still be `.manifest.json`); return its path."""
+def write(run: Run, other: Run | None = None) -> Path:
+    """Write the report of a run (its manifest may still be `.manifest.json`); return its path.
+
+    `other` is a run to compare it with.
+    """
+    contents = Contents.open(run.path)
+    shown = sections(contents, Contents.open(other.path) if other else None)
     path = run.path / "report" / "index.html"
-    write_text(path, render(Contents.open(run.path)))
+    facts.write(path.with_name("report.json"), contents, shown)
+    write_text(path, _environment().get_template("page.html").render(shown))
     return path
 
 
-def render(contents: Contents) -> str:
+def render(contents: Contents, other: Contents | None = None) -> str:
     """The whole page."""
+    return _environment().get_template("page.html").render(sections(contents, other))
+
+
+def sections(contents: Contents, other: Contents | None = None) -> dict[str, Any]:
+    """Everything that the page shows, by the names that the template has for it."""
     manifest = contents.manifest
-    found = evidence(manifest)
-    template = _environment().get_template("page.html")
-    return template.render(
-        manifest=manifest,
-        accounts=manifest["accounts"],
-        written=_when(contents.path),
-        evidence=found,
-        result=sentence(found) if found else "",
-        warnings=warnings(manifest),
-        funnel=funnel(manifest["accounts"]),
-        scores=distributions(contents),
-        rounds=rounds(contents),
-        sources=sources(contents),
-        examples=examples(contents),
-        rejects=rejects(contents),
-        clusters=clusters(contents),
-        cost=cost(manifest),
-        training=training(manifest),
-        recipe=(contents.path / "recipe.yaml").read_text(encoding="utf-8"),
-        command=f"foresift run {contents.path / 'recipe.yaml'}",
-    )
+    told = evidence(manifest)
+    return {
+        "manifest": manifest,
+        "accounts": manifest["accounts"],
+        "written": _when(contents.path),
+        "evidence": told,
+        "result": sentence(told) if told else "",
+        "warnings": warnings(manifest),
+        "overview": overview(contents),
+        "funnel": funnel(manifest["accounts"]),
+        "scores": distributions(contents),
+        "found": found(contents),
+        "noise": noise(contents),
+        "correlations": correlations(contents),
+        "compare": compare(contents, other) if other else None,
+        "rounds": rounds(contents),
+        "sources": sources(contents),
+        "examples": examples(contents),
+        "documents": documents(contents),
+        "rejects": rejects(contents),
+        "clusters": clusters(contents),
+        "cost": cost(manifest),
+        "training": training(manifest),
+        "recipe": (contents.path / "recipe.yaml").read_text(encoding="utf-8"),
+        "command": f"foresift run {contents.path / 'recipe.yaml'}",
+    }
 
 
 def _environment() -> jinja2.Environment:
@@ -99,8 +128,15 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"number": charts.number, "percent": percent, "seconds": seconds}
     environment.filters |= {"flops": flops}
-    environment.globals["bar"] = charts.bar
+    environment.globals |= {"bar": charts.bar, "script": _script(), "shown": SHOWN}
     return environment
+
+
+def _script() -> dict[str, str]:
+    """The page's own script, and the hash by which the page allows this one and no other."""
+    code = (Path(__file__).parent / "script.html").read_text(encoding="utf-8")
+    digest = hashlib.sha256(code.encode()).digest()
+    return {"code": Markup(code), "hash": base64.b64encode(digest).decode()}
 
 
 def _printable(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -81,6 +82,15 @@ def test_clean_removes_what_html_forbids_and_what_turns_text_round() -> None:
     assert clean("a\x00b\x1b[31mc\u202ed\u2066e\x9ff\ufffe") == "a�b�[31mc�d�e�f�"
     assert clean("tab\tline\nمرحبا 你好 é 👩‍💻") == "tab\tline\nمرحبا 你好 é 👩‍💻"
     clean("\ud800 half a pair").encode("utf-8")
+
+
+def test_clean_looks_at_every_character() -> None:
+    turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    for code in [*range(0xD800), *range(0xE000, 0x11000)]:
+        c = chr(code)
+        control = unicodedata.category(c) == "Cc" and c not in "\n\t"
+        unfit = control or c in turning or c in "\ufffe\uffff"
+        assert clean(c) == ("\ufffd" if unfit else c)
 
 
 def test_excerpt_cuts_after_masking() -> None:
