@@ -41,7 +41,15 @@ import xxhash
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import LiveModel, Mode, Seen
-from foresift.pipeline.online import BatchMethod, Floats, Rows, State, Stateful, TokenSelector
+from foresift.pipeline.online import (
+    IGNORED,
+    BatchMethod,
+    Floats,
+    Rows,
+    State,
+    Stateful,
+    TokenSelector,
+)
 from foresift.pipeline.pairs import Side, source_of
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
@@ -104,7 +112,7 @@ class Stream(Stateful):
         self.keep, self.of, self.steps = keep, of, steps
         self.at_once, self.check_every = at_once, check_every
         self.step, self.account = 0, _Account()
-        self.device = next(model.parameters()).device
+        self._trained = model
         with self._drawing("open"):
             unwrapped = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
             self.live = LiveModel(model, mode, unwrapped, autocast)
@@ -140,6 +148,13 @@ class Stream(Stateful):
         with self._drawing("read", self.ranks.rank):
             named.update(zip(absent, self.source.read(rows[absent]), strict=True))
         batches = [self._batch(part, rows, named) for part in mine.reshape(cut, -1)]
+        counts = self.masker is None or any((b["labels"][:, 1:] != IGNORED).any() for b in batches)
+        if not counts:
+            raise DataError(
+                f"{type(self.tokens).__name__} leaves no token of step {self.step} to train on, and"
+                " the loss would be NaN; let it keep more (a threshold that is wider, or a share)",
+                where="tokens",
+            )
         self.step += 1
         return batches
 
@@ -235,7 +250,8 @@ class Stream(Stateful):
 
     def _drawing(self, *place: str | int) -> contextlib.AbstractContextManager[None]:
         """Torch draws keyed by seed, step and place."""
-        return drawing(self.device, self.seed, "online", self.step, *place)
+        device = next(self._trained.parameters()).device
+        return drawing(device, self.seed, "online", self.step, *place)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from foresift.pipeline.errors import DataError
 from foresift.pipeline.lm.live import LiveModel
 from foresift.pipeline.online import IGNORED
 from foresift.pipeline.stream import Stream
@@ -75,3 +76,17 @@ def test_a_run_that_was_interrupted_chooses_the_same_tokens(
         torch.testing.assert_close(one, other)
     share = np.mean([float((x != IGNORED).float().mean()) for x in (*first, *rest)])
     assert 0.1 < share < 0.6
+
+
+def test_a_step_without_a_token_is_refused_before_its_loss_is_nan() -> None:
+    model = streams.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def stream(tau: float) -> Any:
+        options: dict[str, Any] = {"keep": 4, "of": 8, "collate": streams.collate}
+        options |= {"optimizer": optimizer, "tokens": StabilityMask(tau_f=tau, tau_h=1e9)}
+        return Stream(DATA, streams.Highest(), model, **options)
+
+    with pytest.raises(DataError, match=r"tokens: StabilityMask leaves no token of step 0"):
+        next(stream(1e-30))
+    assert torch.isfinite(model(**next(stream(1e9))).loss)
