@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.stream import Stream
 from foresift.stages.samplers.max_loss import MaxLoss
+from foresift.stages.samplers.momentum_gain import MomentumGain
 from foresift.stages.samplers.random import Random
 from foresift.stages.samplers.random_tokens import RandomTokens
 from foresift.stages.samplers.uds import UDS
@@ -56,6 +57,23 @@ def test_it_trains_as_batches_do(shape: str, method: Any, at_once: int) -> None:
     usual, expected = train(shape, method, False, at_once)
     assert chosen == expected
     torch.testing.assert_close(weights, usual, rtol=1e-4, atol=2e-5)
+
+
+def test_methods_that_move_the_weights_leave_the_graphs_usable() -> None:
+    """Known answer: without a graph in between, the same weights."""
+    found = []
+    for shared in (True, False):
+        trained = net("llama")
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01)
+        stream = opened(trained, MomentumGain(), optimizer=optimizer, at_once=1)
+        trained.train()
+        for _ in range(STEPS):
+            (stream.loss() if shared else trained(**next(stream)).loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert stream.report()["method"]["judged"] == 12 * STEPS
+        found.append(trained.state_dict())
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_the_layers_run_once_forwards_and_only_chosen_rows_go_back() -> None:

@@ -68,7 +68,10 @@ def step_size(model: Any, direction: Direction, relative: float) -> float:
 
 @contextlib.contextmanager
 def shifted(model: Any, direction: Direction, size: float) -> Iterator[None]:
-    """The model at theta + size * d; the weights are put back bit for bit."""
+    """The model at theta + size * d; the weights are put back bit for bit.
+
+    Written past autograd, so that a graph that was made before can still be gone back afterwards.
+    """
     parameters = {n: p for n, p in trainable(model).items() if n in direction}
     before = {n: p.detach().clone() for n, p in parameters.items()}
     try:
@@ -76,12 +79,12 @@ def shifted(model: Any, direction: Direction, size: float) -> Iterator[None]:
             for name, p in parameters.items():
                 d = direction[name].to(p.device)
                 wide = torch.promote_types(p.dtype, d.dtype)
-                p.copy_(before[name].to(wide) + size * d.to(wide))
+                p.data.copy_(before[name].to(wide) + size * d.to(wide))
         yield
     finally:
         with torch.no_grad():
             for name, p in parameters.items():
-                p.copy_(before[name])
+                p.data.copy_(before[name])
 
 
 def losses(encoded: Encoded, loaded: Loaded, batch_tokens: int = 0) -> Floats:
