@@ -90,6 +90,8 @@ def _check(model: Any, head: Head, where: str) -> None:
     expected = model(input_ids=ids, use_cache=False).logits[0].float()
     hidden = last_hidden(model, ids)[0]
     found = head.logits(hidden, 0, vocabulary, hidden.new_empty(expected.numel(), dtype=FLOAT))
+    if not bool(expected.isfinite().all()):
+        raise ModelError(f"{type(model).__name__} gives logits that are not finite", where=where)
     slack = 1e-4 if head.weight.dtype == FLOAT else 2e-2
     if not torch.allclose(found, expected, rtol=slack, atol=slack * float(expected.abs().max())):
         raise ModelError(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,12 @@ def unwrap(model: Any) -> Any:
     """The causal language model inside data-parallel, compiled and adapter wrappers."""
     while True:
         if hasattr(model, "get_base_model"):  # PEFT
+            if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+                raise ModelError(
+                    "PEFT puts learned prompts before the rows (prompt or prefix tuning), and rows"
+                    " would be scored without them; train adapters in the layers (LoRA) instead",
+                    where="online",
+                )
             model = model.get_base_model()
         elif hasattr(model, "module"):  # DistributedDataParallel
             model = model.module
@@ -123,7 +129,8 @@ class LiveModel:
                 self.head = heads.find_head(self.model)
             except ModelError as error:
                 self.reason = str(error)
-        if hasattr(self.model.get_output_embeddings(), "base_layer"):
+        layer = self.model.get_output_embeddings()
+        if layer is not None and any(hasattr(part, "base_layer") for part in layer.modules()):
             # an adapter that starts at zero passes the check, and is wrong after one step
             self.head, self.reason = None, "the output layer itself carries an adapter"
 
@@ -131,6 +138,13 @@ class LiveModel:
     def device(self) -> torch.device:
         found: torch.device = next(self.model.parameters()).device
         return found
+
+    def _follow(self) -> None:
+        """Where the model was moved (`to`), its output layer has new weights."""
+        layer = self.model.get_output_embeddings()
+        if self.head is not None and layer.weight.data_ptr() != self.head.weight.data_ptr():
+            bias = None if self.head.bias is None else layer.bias.detach()
+            self.head = replace(self.head, weight=layer.weight.detach(), bias=bias)
 
     def whole(self, what: str) -> None:
         """ModelError where weights are sharded, for `what` reads or moves them itself."""
@@ -157,6 +171,7 @@ class LiveModel:
         `graph` makes the forward with gradients and keeps its graph (where the head is known).
         """
         validate(names)
+        self._follow()
         ids, lengths, counted = compact(candidates)
         batch = Batch(np.arange(len(ids)), ids.numpy(), lengths.numpy(), counted.numpy())
         counts = batch.counted.sum(1).astype(np.int64)

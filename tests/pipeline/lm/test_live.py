@@ -135,6 +135,49 @@ def test_an_adapter_on_the_output_layer_is_read_through_the_logits() -> None:
     assert LiveModel(inner).head is not None
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_trained_tokens_of_a_tied_output_layer_are_read_through_the_logits() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 2, 3, 4])
+    model = get_peft_model(llama(tie_word_embeddings=True), config)
+    live = LiveModel(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.add_(1.0)
+    seen = live.look(candidates(7), ("nll",))
+    np.testing.assert_allclose(seen.signals.token["nll"], expected(model, 1)["nll"], rtol=1e-4)
+    assert "adapter" in live.reason
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_learned_prompts_are_refused() -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ModelError, match="prompt or prefix tuning"):
+        LiveModel(get_peft_model(llama(), config))
+
+
+def test_a_model_that_was_moved_is_scored_with_the_weights_it_has_now() -> None:
+    model = llama()
+    live = LiveModel(model)
+    model.to(torch.float64)
+    with torch.no_grad():
+        model.lm_head.weight.normal_()
+    seen = live.look(candidates(7), ("nll",))
+    np.testing.assert_allclose(seen.signals.token["nll"], expected(model, 1)["nll"], rtol=1e-5)
+
+
+def test_a_model_that_diverged_is_told_apart_from_one_with_an_unknown_head() -> None:
+    model = llama()
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    assert "logits that are not finite" in LiveModel(model).reason
+
+
 def test_a_soft_cap_goes_through_the_head() -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
