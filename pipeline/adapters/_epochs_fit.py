@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from foresift.pipeline.adapters.hf import _refuse
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.lm.live import unwrap
 from foresift.pipeline.online import EpochPlan
 
 _MEAN_OF_TOKENS = ("Trainer.compute_loss", "SFTTrainer.compute_loss")
@@ -37,7 +39,7 @@ def refuse_trainer(trainer: Any) -> None:
         )
     _refuse(trainer)
     trainer._set_signature_columns_if_needed()
-    labelled = "labels" in trainer._signature_columns and trainer._loss_shifts_labels
+    labelled = "labels" in trainer._signature_columns and _next_tokens(trainer)
     reasons = {
         f"{type(trainer).__name__} trains {type(trainer.model).__name__} on something else than the"
         " next token of each row, so rows have no loss in nats per token": not labelled,
@@ -47,6 +49,20 @@ def refuse_trainer(trainer: Any) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise DataError(reason, where="attach_epochs")
+
+
+def _next_tokens(trainer: Any) -> bool:
+    """Whether labels are next tokens: as the Trainer says, or by default, of a model it misses.
+
+    Models without a kind of loss in their class name (GPT2LMHeadModel) train by the default, which
+    is that of causal language models.
+    """
+    if trainer._loss_shifts_labels:
+        return True
+    model = unwrap(trainer.model)
+    decodes = getattr(model.config, "is_encoder_decoder", False)
+    plain = getattr(model, "loss_type", "") is None and model.get_output_embeddings() is not None
+    return plain and not decodes and model.loss_function is ForCausalLMLoss
 
 
 def refuse_weights(trainer: Any, plan: EpochPlan, n: int) -> None:

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from transformers import AutoTokenizer, LlamaForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
 
 from foresift.pipeline.adapters.epochs import STATE_FILE, attach_epochs
 from foresift.pipeline.adapters.hf import attach
@@ -85,6 +92,18 @@ def test_what_cannot_work_is_refused_with_the_reason(tmp_path: Path) -> None:
     for again in (lambda: attach_epochs(made, InfoBatch()), lambda: attach(made, Highest(), of=8)):
         with pytest.raises(DataError, match="attached already"):
             again()
+
+
+def test_a_model_whose_class_names_no_loss_is_taken_by_the_default_one(tmp_path: Path) -> None:
+    shape = {"vocab_size": 31, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    made = trainer(tmp_path, net=GPT2LMHeadModel(GPT2Config(**shape)))
+    assert not made._loss_shifts_labels
+    attached = attach_epochs(made, InfoBatch(prune=0.5))
+    made.train()
+    losses = attached.stream.epochs.state_dict()["latest"]
+    with torch.no_grad():
+        assert abs(losses.mean() - np.log(31)) < 0.3
+    assert attached.report()["steps"] == made.state.global_step
 
 
 def test_a_plan_of_more_rows_than_there_are_is_refused(tmp_path: Path) -> None:
