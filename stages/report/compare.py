@@ -48,7 +48,9 @@ class Side:
     tokens: int
     kept: int
     kept_tokens: int
+    """Tokens of those that were kept."""
     sampled: int
+    """Documents in the sample."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Gap:
     """10, 50 and 90 % quantiles."""
     theirs: list[float | None]
     our_documents: int
+    """Documents with a value."""
     their_documents: int
+    """Documents with a value."""
     distance: float | None
     at: float | None
     """The value at which the shares are furthest apart."""
@@ -96,7 +100,9 @@ class Overlap:
     ours: int
     """Distinct contents that were looked at."""
     theirs: int
+    """Distinct contents that were looked at."""
     both: int
+    """Those that both have."""
     exact: bool
     """Whether all of them were looked at."""
 
@@ -128,14 +134,17 @@ class Comparison:
     ours: Side
     theirs: Side
     overlaps: list[Overlap]
+    """Of the pools, and of what was kept."""
     scores: list[Gap]
     """Those that are furthest apart first; the pool of each, then what was kept."""
     rates: list[Rate]
+    """Those that differ most first."""
     further: int
     """Reasons that are not listed: they differ less."""
     only_ours: list[str]
     """Scores that the other one has not."""
     only_theirs: list[str]
+    """Scores that ours has not."""
 
 
 def compare(contents: Contents, other: Contents) -> Comparison:

@@ -67,6 +67,7 @@ class Scored:
 
     @property
     def file_name(self) -> str:
+        """The name in the step's files: without the step."""
         return self.name.rpartition(".")[2]
 
 
@@ -199,18 +200,18 @@ def _beside(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
     """The columns in a step's sidecars."""
     about = StepDir(path).facts()
     known = _described(about.get("part", ""))
-    for field in pq.read_schema(shard):
-        if field.name == "id" or field.name in DECISION:
+    for each in pq.read_schema(shard):
+        if each.name == "id" or each.name in DECISION:
             continue
-        column = known.get(field.name)
+        column = known.get(each.name)
         yield Scored(
-            name=f"{step['name']}.{field.name}",
+            name=f"{step['name']}.{each.name}",
             path=path,
             round=step["round"],
             unit=getattr(column, "unit", ""),
             better=getattr(column, "better", "neither"),
             alive=about["facts"].get("alive"),
-            dtype=field.type,
+            dtype=each.type,
             step=step["name"],
         )
 

@@ -38,8 +38,11 @@ class Pair:
     """Two columns."""
 
     a: str
+    """One column."""
     b: str
+    """The other."""
     rho: Interval
+    """Their rank correlation."""
     documents: int
     """Documents with both."""
 
@@ -50,6 +53,7 @@ class Alike:
 
     column: str
     others: list[str]
+    """Columns that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class Correlations:
     charted: list[int]
     """Numbers in `columns` of those in the chart."""
     strongest: list[Pair]
+    """The PAIRS pairs with the largest correlation, of either sign."""
     alike: list[Alike]
+    """Columns that stand for others of their step."""
     left_out: list[str]
     """Columns without two different values."""
     unlooked: int

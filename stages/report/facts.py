@@ -25,12 +25,14 @@ from foresift.stages.report.contents import Contents
 SCHEMA = "foresift.report/1"
 #: what `page.sections` has for the template alone
 _PAGE = frozenset(("manifest", "accounts", "command", "written"))
+#: properties that pick out what the fields hold
+_AGAIN = frozenset(("last", "changes", "kinds", "languages"))
 
 
 def facts(contents: Contents, sections: Mapping[str, Any]) -> Facts:
     """Everything that the page shows."""
-    told = {name: plain(value) for name, value in sections.items() if name not in _PAGE}
-    return {"schema": SCHEMA, "run": about(contents), **told}
+    shown = {name: plain(value) for name, value in sections.items() if name not in _PAGE}
+    return {"schema": SCHEMA, "run": about(contents), **shown}
 
 
 def write(path: Path, contents: Contents, sections: Mapping[str, Any]) -> None:
@@ -68,7 +70,7 @@ def plain(value: Any) -> Any:
         value = value.item() if isinstance(value, np.generic) else value
         return None if isinstance(value, float) and not math.isfinite(value) else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in _names(type(value))}
+        return {name: plain(getattr(value, name)) for name in told(type(value))}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -76,8 +78,8 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a report cannot tell a {type(value).__name__} in JSON")
 
 
-def _names(kind: type) -> list[str]:
-    """Names of the fields, then of the properties, without those that draw."""
+def told(kind: type) -> list[str]:
+    """Names of a dataclass's fields, then of its properties, charts and repetitions apart."""
     fields = [
         f.name
         for f in dataclasses.fields(kind)
@@ -89,6 +91,7 @@ def _names(kind: type) -> list[str]:
         for n, p in parts.items()
         if isinstance(p, property)
         and not n.startswith("_")
+        and n not in _AGAIN
         and not _drawn(p.fget.__annotations__.get("return"))  # type: ignore[union-attr]
     ]
     return [*fields, *properties]

@@ -88,7 +88,9 @@ class Detector:
     documents: int
     kept: int
     any: int
+    """Documents with a finding."""
     any_share: Interval | None
+    """Of the documents that it judged."""
     reasons: list[Reason]
     """The most frequent first."""
     further: int
@@ -100,6 +102,7 @@ class Found:
     """The section; `trouble` says why no text could be read."""
 
     detectors: list[Detector]
+    """In the order in which they ran."""
     trouble: str = ""
 
 

@@ -27,8 +27,11 @@ class Marked:
     """Text before, in and behind a mark; a whole document stands in `after` alone."""
 
     before: str
+    """What stands before the mark."""
     inside: str
+    """What is marked."""
     after: str
+    """What stands behind it."""
 
 
 def marked(text: str, start: int, stop: int) -> Marked:

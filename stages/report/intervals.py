@@ -38,7 +38,9 @@ class Interval:
 
     value: float
     low: float | None = None
+    """Lower end."""
     high: float | None = None
+    """Upper end."""
 
 
 def share(count: int, n: int) -> Interval | None:

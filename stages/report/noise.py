@@ -41,11 +41,15 @@ class Estimate:
     pool: Interval | None
     kept: Interval | None
     change: Interval | None
+    """Kept less pool."""
     told: Interval | None
+    """The `noise_rate` that the step tells."""
     judged: int
     """All documents that it judged for findings."""
     flagged: int
+    """Those of them that have one."""
     flagged_share: Interval | None
+    """Flagged of judged."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Noise:
     documents: int
     """Documents in the sample."""
     estimates: list[Estimate]
+    """One for each detector."""
 
 
 def noise(contents: Contents) -> Noise | None:

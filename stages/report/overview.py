@@ -86,8 +86,11 @@ class Labels:
     documents: int
     """Documents that have a value."""
     distinct: int
+    """Different values."""
     values: list[Label]
+    """The most frequent."""
     others: Label | None
+    """All further values together."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +100,22 @@ class Overview:
     documents: int
     holdout: int
     bytes: int
+    """UTF-8 bytes of content."""
     tokens: int
     kinds: list[Kind]
+    """Documents by shape."""
     sampled: int
     """Documents in the sample."""
     lengths: list[Length]
+    """Tokens and bytes a document, of the pool and of what was kept."""
     copies: float | None
     """Share of the documents that are copies of another."""
     labels: list[Labels]
+    """Columns of words."""
 
     @property
     def bytes_per_token(self) -> float | None:
+        """Bytes of content for a token."""
         return self.bytes / self.tokens if self.tokens else None
 
     @property
@@ -184,13 +192,13 @@ def _count(contents: Contents, column: Scored) -> Labels | None:
         if len(sums) > MOST:
             return None
     documents = sum(numbers[0] for numbers in sums.values())
-    if not documents or (len(sums) > TOP and 2 * len(sums) > documents):
+    language = column.file_name in LANGUAGES
+    if not documents or (not language and 2 * len(sums) > documents):
         return None
     ranked = sorted(sums.items(), key=lambda pair: (-pair[1][0], pair[0]))
     shown = [_label(excerpt(value, 80), numbers, documents) for value, numbers in ranked[:TOP]]
     left = [sum(numbers[k] for _, numbers in ranked[TOP:]) for k in range(3)]
     others = _label("", left, documents) if left[0] else None
-    language = column.file_name in LANGUAGES
     return Labels(column.name, language, documents, len(ranked), shown, others)
 
 

@@ -38,7 +38,7 @@ class Group:
     count: int = 0
     total: float = 0.0
     sample: list[Floats] = field(default_factory=list, metadata={"plain": False})
-    bins: Any = 0
+    bins: Floats = field(default_factory=lambda: np.empty(0))
 
     def add(self, values: Floats, drawn: Bools) -> None:
         self.count += len(values)
@@ -56,8 +56,7 @@ class Group:
 
     @property
     def shares(self) -> Floats:
-        shares: Floats = np.asarray(self.bins, dtype=np.float64) / max(self.count, 1)
-        return shares
+        return self.bins / max(self.count, 1)
 
 
 @dataclass
@@ -180,4 +179,5 @@ def _count(each: Distribution, values: Floats, chosen: Bools) -> None:
     there = ~np.isnan(values)
     for group, rows in ((each.pool, there), (each.chosen, there & chosen)):
         inside = np.clip(values[rows], each.edges[0], each.edges[-1])
-        group.bins = group.bins + np.histogram(inside, each.edges)[0]
+        found = np.histogram(inside, each.edges)[0].astype(np.float64)
+        group.bins = group.bins + found if len(group.bins) else found
