@@ -1,4 +1,4 @@
-"""The command line: run, plan, parts, show, diff, bench-online.
+"""The command line: run, report, plan, parts, show, diff, bench-online.
 
 Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's to mend.
 """
@@ -77,6 +77,59 @@ def run(
         view.run(done, out_console)
         if as_json:
             print(json.dumps(view.summary(done)), flush=True)
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Data (files, folders, globs), or a run directory.", metavar="PATH|RUN"
+        ),
+    ],
+    compare: Annotated[str, typer.Option(help="A second set or run, shown beside it.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Adds loss, uncertainty and embedding: a folder or hub id.")
+    ] = "",
+    text: Annotated[
+        str, typer.Option(help="The column of the text, or prompt,response as PATH calls them.")
+    ] = "",
+    sample: Annotated[int, typer.Option(help="Measure so many documents; 0: all.")] = 0,
+    read: Annotated[str, typer.Option(help="jsonl, parquet, text or hf; empty: decide.")] = "",
+    split: Annotated[
+        str, typer.Option(help="A document of text is a file, paragraph or line.")
+    ] = "",
+    license: Annotated[str, typer.Option(help="The data's licence (SPDX), for the card.")] = "",
+    out: Out = Path("out"),
+    engine: EngineName = "auto",
+    workers: Workers = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Write one page about any data: what it is, what is wrong with it, what it repeats.
+
+    Reads JSON lines (.gz, .zst), parquet, text and code, and data sets saved to disk; says how it
+    read them. Without a model it measures length, surface, language, personal data, secrets,
+    licences, junk and copies, as far as these scores are installed. The page needs no network;
+    beside it lie report.json, a data set card (README.md) and Croissant metadata (croissant.json).
+
+    Everything is kept under --out, so a second call is quick, and recipe.yaml in the run says what
+    was done. Of a RUN the page is written again. Excerpts are masked; nothing is dropped.
+
+    Example: foresift report my/*.jsonl.gz --compare older/ --model Qwen/Qwen2.5-0.5B
+    """
+    from foresift.pipeline import reporting
+    from foresift.pipeline.any_data import Wish
+    from foresift.pipeline.progress import Bars
+
+    _quiet()
+    wish = Wish(read, text, split)
+    asked = reporting.Asked(paths, compare, model, sample, license, wish, out, engine, workers)
+    with located():
+        with warnings_shown(), Bars(err_console) as bars:
+            found = reporting.report(asked, bars, lambda line: _say(line, err_console))
+        reporting.show(found, out_console)
+        if as_json:
+            print(json.dumps(found.summary()), flush=True)
 
 
 @app.command()
@@ -212,6 +265,10 @@ def warnings_shown() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+def _say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _quiet() -> None:
