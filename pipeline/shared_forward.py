@@ -69,6 +69,9 @@ def refuse(stream: Stream) -> None:
         "a token selector looks at the chosen rows in a forward of its own; take batches":
             stream.tokens is not None,
         "a preference loss is not a mean over tokens; take batches": stream.side is not None,
+        "the model adds the balance of its experts to its loss (output_router_logits), which the"
+        " mean over tokens leaves out; take batches":
+            getattr(stream.live.model.config.get_text_config(), "output_router_logits", False),
         f"the output layer is not known ({stream.live.reason}); take batches":
             stream.live.head is None,
     }  # fmt: skip

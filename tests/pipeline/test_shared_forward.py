@@ -115,3 +115,12 @@ def test_an_unknown_output_layer_is_refused() -> None:
     trained.lm_head.register_forward_hook(lambda _m, _x, out: out * 3 + 1)
     with pytest.raises(DataError, match="output layer is not known"):
         opened(trained, Random()).loss()
+
+
+def test_a_model_with_a_loss_of_its_own_beside_that_of_tokens_is_refused() -> None:
+    trained = net("llama")
+    trained.config.output_router_logits = True
+    with pytest.raises(DataError, match="balance of its experts"):
+        opened(trained, MaxLoss()).loss()
+    trained.config.output_router_logits = False
+    assert torch.isfinite(opened(trained, MaxLoss()).loss())
