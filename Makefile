@@ -1,13 +1,14 @@
 # Two commands on a machine that has Python, make and a package index:
 #   make demo     a virtual environment, an installation, and the main job on text already here
 #   make test     the same with the development extra, and every check
+# Tests of the report's page need Chromium and skip without it: `make browser` installs Debian's.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= out
 
-.PHONY: demo test check venv lint types fast wheel bench clean
+.PHONY: demo test check venv lint types fast wheel bench browser clean
 
 demo: $(VENV)/.base
 	$(BIN)/foresift run configs/demo.yaml --out $(OUT)/demo --json
@@ -47,6 +48,18 @@ $(VENV)/.base: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	touch $@
+
+# Debian's Chromium and its driver where they are absent and one may install them; never fails
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then \
+	  echo "browser: there already"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 \
+	    && echo "browser: installed" || echo "browser: cannot be installed; its tests will skip"; \
+	else \
+	  echo "browser: absent (apt install chromium chromium-driver); its tests will skip"; \
+	fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -36,7 +36,7 @@ SCORES: dict[str, Callable[[Found], dict[str, Any] | None]] = {
     "length": lambda found: {},
     "surface": lambda found: {},
     "heuristics": lambda found: {},
-    "language": lambda found: {"characters": 500},
+    "language": lambda found: {"characters": 300},
     "pii": lambda found: {},
     "secrets": lambda found: {},
     "licence": lambda found: _declared(found),

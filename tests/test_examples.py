@@ -57,6 +57,18 @@ def test_the_corpus_is_made_again_the_same(tmp_path: Path) -> None:
         assert len(committed) > 100
 
 
+def test_a_few_documents_are_reported_on(tmp_path: Path) -> None:
+    some = (EXAMPLES / "reference.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    (tmp_path / "some.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
+    said = call("report_data.py", str(tmp_path / "out"), str(tmp_path / "some.jsonl")).splitlines()
+    assert "1 file of jsonl; text is 'text'" in said[0]
+    found = {line.split(": ")[1] for line in said if " of 12 documents: " in line}
+    assert {"pii", "secrets", "junk"} <= found
+    names = [Path(line).name for line in said[-4:]]
+    assert names == ["index.html", "report.json", "README.md", "croissant.json"]
+    assert all(Path(line).is_file() for line in said[-4:])
+
+
 @pytest.mark.slow
 def test_offline_prints_accounts_that_add_up(tmp_path: Path) -> None:
     said = call("offline.py", str(tmp_path)).splitlines()
@@ -167,3 +179,12 @@ def test_a_dpo_trainer_trains_on_chosen_pairs(tmp_path: Path) -> None:
     assert trained[16:] == trained[8:16]
     assert said[-1] == "weights after going on from step 2: the same"
     assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
+
+
+def test_planted_noise_is_found() -> None:
+    lines = call("find_noise.py").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Pii", "    card", "Arithmetic", "    static"]
+    for line in (lines[0], lines[2]):
+        planted, found, others = (int(line.split()[i]) for i in (1, -7, -2))
+        assert found >= 0.95 * planted > 20
+        assert others <= 5
