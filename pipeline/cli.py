@@ -113,7 +113,7 @@ def report(
     beside it lie report.json, a data set card (README.md) and Croissant metadata (croissant.json).
 
     Everything is kept under --out, so a second call is quick, and recipe.yaml in the run says what
-    was done. Of a RUN the page is written again. Excerpts are masked; nothing is dropped.
+    was done. Of a RUN the page is written again. Excerpts are masked; the files stay as they are.
 
     Example: foresift report my/*.jsonl.gz --compare older/ --model Qwen/Qwen2.5-0.5B
     """
