@@ -5,10 +5,10 @@
 
 Documents are pieces of 100 to 1,000 characters of the Pile's test domains (../shared/data), or of
 random words where these are not there; for memory they are 100 characters, for what must not grow
-is what is held of each. Each run starts from nothing, in two worker processes (for memory in one). Seconds are from the
-command's start to its end, all four files written; the page alone is what the command took beyond
-the run's steps. Seconds of processor time stand beside them, for a machine with other work. Memory
-is the largest sum of resident memory over all processes, sampled every 50 ms.
+is what is held of each. Each run starts from nothing, in two worker processes, for memory in one.
+Seconds are from the command's start to its end, all four files written; the page alone is what the
+command took beyond the run's steps. Seconds of processor time stand beside them, for a machine with
+other work. Memory is the largest sum of resident memory over all processes, sampled every 50 ms.
 
 Goals: the page of 100,000 documents within 60 seconds; a million documents in at most 1.5 times the
 memory of 100,000.
