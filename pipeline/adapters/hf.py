@@ -291,6 +291,8 @@ def _refuse(trainer: Any) -> None:
         "dispatch_batches and split_batches let one process read for all; each reads its own here":
             bool(config.dispatch_batches or config.split_batches),
         "auto_find_batch_size changes the batch within a run": args.auto_find_batch_size,
+        "several GPUs in one process (DataParallel) would be scored by one of them; start a process"
+        " for each with torchrun": args.n_gpu > 1,
         "weights are sharded (FSDP, DeepSpeed): scoring needs whole weights in each process":
             trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
         f"processes share rows ({', '.join(parallel)} parallelism); only data parallelism works":

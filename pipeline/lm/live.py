@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from foresift.pipeline.errors import ModelError
+from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm import head as heads
 from foresift.pipeline.lm.batches import Batch
 from foresift.pipeline.lm.forward import reduce
@@ -173,6 +173,7 @@ class LiveModel:
         validate(names)
         self._follow()
         ids, lengths, counted = compact(candidates)
+        self._known(candidates, ids)
         batch = Batch(np.arange(len(ids)), ids.numpy(), lengths.numpy(), counted.numpy())
         counts = batch.counted.sum(1).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -194,6 +195,16 @@ class LiveModel:
         signals = Signals(token, document, offsets, vocabulary)
         shown = states if hidden else None
         return Seen(candidates, signals, lengths, ids, counted, shown, kept)
+
+    def _known(self, candidates: Candidates, ids: torch.Tensor) -> None:
+        """DataError where a token is none of the model's; on a GPU that would end the process."""
+        known = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+        if known is not None and ids.numel() and int(ids.max()) >= known:
+            row = int(ids.amax(1).argmax())
+            raise DataError(
+                f"row {candidates.ids[row]} has token {int(ids.max())}, the model knows {known}",
+                where="input_ids",
+            )
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """[B, T, V] the model's own logits, in float32 (for what cannot go through the head)."""
@@ -224,7 +235,7 @@ class LiveModel:
         p, two = log.exp(), log.topk(2, dim=1).values.exp()
         found = {
             "nll": -log.gather(1, targets[:, None])[:, 0],
-            "entropy": -(p * log).sum(1),
+            "entropy": torch.special.entr(p).sum(1),
             "top_prob": two[:, 0],
             "margin": two[:, 0] - two[:, 1],
         }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from foresift.pipeline.errors import ModelError
+from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.live import LiveModel, compact
 from foresift.pipeline.online import IGNORED, Candidates
 
@@ -207,3 +207,24 @@ def test_candidates_are_taken_in_the_order_given() -> None:
     assert some.ids == ("c", "a")
     assert some.rows.tolist() == [2, 0]
     assert some.input_ids[0, :4].tolist() == ROWS[2]
+
+
+def test_a_token_that_the_model_does_not_know_is_told() -> None:
+    some = candidates(12)
+    some.input_ids[2, 1] = 4000
+    with pytest.raises(DataError, match="row c has token 4000, the model knows"):
+        LiveModel(llama()).look(some, ("nll",))
+
+
+def test_tokens_that_a_model_rules_out_leave_the_entropy_finite() -> None:
+    model = llama()
+    live = LiveModel(model)
+    plain = live.look(candidates(12), ("entropy",)).signals.token["entropy"]
+    never = torch.zeros(model.config.vocab_size)
+    never[-1] = -torch.inf
+    model.lm_head.register_forward_hook(lambda _m, _x, out: out + never)
+    ruled = LiveModel(model)
+    assert ruled.head is None
+    found = ruled.look(candidates(12), ("entropy",)).signals.token["entropy"]
+    assert np.isfinite(found).all()
+    assert (found < plain).mean() > 0.9
