@@ -76,6 +76,7 @@ def methods(setup: Setup, pool: Sequence[Row], seed: int) -> dict[str, Any]:
         "uds_norm": UDS(seed=seed, alpha_normalised=0.0),
         "uds_nearest": UDS(seed=seed, distance="nearest"),
         "uds_by_length": UDS(seed=seed, length_norm="length"),
+        "uds_nearest_by_length": UDS(seed=seed, distance="nearest", length_norm="length"),
         "uds_distance": UDS(seed=seed, alpha_normalised=1e6),
     }
 
