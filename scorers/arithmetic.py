@@ -18,7 +18,7 @@ that they were given (so a trace that contradicts its own running computation is
 is allowed, and a question about base b makes unmarked sums sums of that base. On a plain text all
 of it is the trace. Wrong reasoning with right sums is not seen.
 
-Cost: 0.5 MB/s on one core. Source: TInt (arXiv 2402.04004) for the kinds of noise; NoRa (arXiv
+Cost: 0.7 MB/s on one core. Source: TInt (arXiv 2402.04004) for the kinds of noise; NoRa (arXiv
 2410.23856) for the base.
 """
 

@@ -23,7 +23,7 @@ them (0: as many as the smallest cell of the context type has). A cell that has 
 facts (`shortage`) and never filled from another, as are its rows and mean length ratio. Without the
 two columns everything is one cell. Select by `balanced` to have the ratios.
 
-Cost: 3 MB/s on one core. Sources: KnowPO (arXiv 2408.03297); MIA-DPO (arXiv 2410.17637) for the
+Cost: 10 MB/s on one core. Sources: KnowPO (arXiv 2408.03297); MIA-DPO (arXiv 2410.17637) for the
 filter by length and sameness.
 """
 

@@ -18,9 +18,9 @@ The defaults were set on half of NoRa: with a floor of 0.1 nats clean traces, wh
 vary, had jumps as well (every sixth step of kinship above 1). `nll` itself ranks steps of one
 domain as well as the jump does. Medians bear noise in up to half of the steps. The first steps of a
 trace are unpredictable anyway, so a model that knows the domain is needed: with random weights the
-numbers mean nothing. Where a document is cut, the steps behind the cut are NaN and do not count. NaN
-where fewer than three steps are left, or the tokens cannot be brought under the characters. On a
-plain text all of it is the trace. Steps are also read by `nll`, one number a step.
+numbers mean nothing. Where a document is cut, the steps behind the cut are NaN and do not count.
+NaN where fewer than three steps are left, or the tokens cannot be brought under the characters. On
+a plain text all of it is the trace. Steps are also read by `nll`, one number a step.
 
 Cost: one forward of its own. Source: the noise kinds of NoRa (arXiv 2410.23856); the measure is
 ours.
