@@ -80,12 +80,17 @@ class Lexicon:
         self._lock = threading.Lock()
         self._keys = np.zeros(_SLOTS, dtype=np.uint64)
         self._entry = np.zeros(_SLOTS, dtype=np.int32)
-        self._clear()
+        self._pieces, self._used = 0, 0
+        self._make_room()
 
     def _clear(self) -> None:
-        """Forget all pieces."""
+        """Forget all pieces; room that was made for a very long document goes too."""
         self._keys[:] = 0
         self._pieces, self._used = 0, 0
+        if len(self._first) != _PIECES or len(self._known.hash) != _WORDS:
+            self._make_room()
+
+    def _make_room(self) -> None:
         self._first = np.zeros(_PIECES, dtype=np.int64)
         self._count = np.zeros(_PIECES, dtype=np.int64)
         codes = np.zeros((2, _WORDS), dtype=np.uint8)
