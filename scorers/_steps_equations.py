@@ -30,7 +30,7 @@ Span = tuple[int, int]
 _MARK = re.compile(r"<<([^<>\n]*)>>")
 _ASKED = re.compile(r"(?:what is|calculate|compute|evaluate)\s+([-\d(][-\d\s()+*/.,]*)", re.I)
 _TAIL = re.compile(r"\s*(?:R\s?\d|remainder|:\d|[^\W\d]+[^\S\n]*[-+*/×÷][^\S\n]*[\d($])")
-_IN_BASE = re.compile(r"\s*\(?in base[- ]?(\d+)", re.IGNORECASE)
+_IN_BASE = re.compile(r"\s*\(?in base[- ]?(\d{1,9})", re.IGNORECASE)
 BASE = re.compile(r"\bbase[- ]?(\d{1,2})\b", re.IGNORECASE)
 _INSIDE = ("num", "mod", "times", "name", "op", "open", "close")
 _GOES_ON = ("of", "times", "by", "plus", "minus")
@@ -73,13 +73,14 @@ def asked(question: str, base: int = 10) -> float | None:
 
 
 def number(text: str, base: int = 10) -> tuple[float, Span] | None:
-    """The last number of a text and where it stands."""
+    """The last number of a text and where it stands; None where it is too long to be one."""
     found = [t for t in tokens(text) if t.kind == "num"]
     if not found:
         return None
     last, before = found[-1], text[: found[-1].start].rstrip(" $€£")
     side = _read([last], {}, base)
-    assert side is not None
+    if side is None:
+        return None
     minus = before.endswith("-") and not before[:-1].rstrip(" ").endswith(tuple("0123456789)"))
     return (-side.value if minus else side.value), (last.start, last.stop)
 

@@ -20,6 +20,8 @@ _TOKEN = re.compile(
 )  # fmt: skip
 _SAME = {"×": "*", "÷": "/", "−": "-", "–": "-", "·": "*", "^": "**", "x": "*", "X": "*"}
 _LIMIT = 1e15
+#: brackets and powers inside one another, and digits of a number, beyond which nothing is read
+_DEEPEST, _LONGEST = 64, 100
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,33 @@ class Side:
                 self.divides, total = True, total / by
             else:
                 total %= by
+            if math.isinf(total):
+                raise Unreadable
         return total
 
     def _factor(self) -> float:
-        if self._peek() == "-":
+        sign = 1.0
+        while self._peek() == "-":
             self.at += 1
-            return -self._factor()
+            sign = -sign
         base = self._atom()
         if self._peek() == "**":
             self.at += 1
+            self._enter()
             power = self._factor()
+            self.depth -= 1
             if abs(power) > 64 or (base == 0 and power < 0) or (base < 0 and power % 1):
                 raise Unreadable
-            return float(base**power)
-        return base
+            try:
+                return sign * float(base**power)
+            except OverflowError:
+                raise Unreadable from None
+        return sign * base
+
+    def _enter(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unreadable
 
     def _atom(self) -> float:
         if self.at >= len(self.tokens):
@@ -109,9 +124,7 @@ class Side:
         token = self.tokens[self.at]
         self.at += 1
         if token.kind == "open":
-            self.depth += 1
-            if self.depth > 64:
-                raise Unreadable
+            self._enter()
             inside = self._sum()
             self.depth -= 1
             if self.at >= len(self.tokens) or self.tokens[self.at].kind != "close":
@@ -129,12 +142,14 @@ class Side:
 
     def _number(self, text: str) -> float:
         digits = text.rstrip("%").replace(",", "").replace(" ", "")
+        if len(digits) > _LONGEST or not 2 <= self.base <= 10:
+            raise Unreadable
         self.per_cent |= text.endswith("%")
         if "." in digits:
             self.places = max(self.places, len(digits) - digits.index(".") - 1)
         if self.base == 10 or not digits.isdigit():
             return float(digits) / (100.0 if text.endswith("%") else 1.0)
-        if self.base < 2 or self.base > 10 or max(map(int, digits)) >= self.base:
+        if max(map(int, digits)) >= self.base:
             return math.nan  # no number of this base: it agrees with nothing
         return float(int(digits, self.base))
 
@@ -143,8 +158,9 @@ def agree(left: Side, right: Side) -> bool:
     """Whether two sides are equal, up to the rounding that the right one shows."""
     if math.isnan(left.value) or math.isnan(right.value):
         return False
-    slack = 1e-9 * max(abs(left.value), abs(right.value), 1.0)
-    unit = 10.0**-right.places
+    largest, unit = max(abs(left.value), abs(right.value), 1.0), 10.0**-right.places
+    # less than the last digit that is shown, so that 1,000,000,001 is not 1,000,000,002
+    slack = max(min(1e-9 * largest, unit / 4), 2e-15 * largest)
     if abs(left.value / unit - round(left.value / unit)) > 1e-6:  # more digits than are shown
         if right.places:
             slack += unit

@@ -24,6 +24,7 @@ Cost: 0.7 MB/s on one core. Source: TInt (arXiv 2402.04004) for the kinds of noi
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ class _Checked:
         found = list(equations(trace.text, base))
         last = number(trace.text, base)
         given, end = (math.nan, -1) if last is None else (last[0], last[1][0])
+        uses = _Uses(found)
         wrong = [
-            (e, _carried(e, found[k + 1 :], given if end >= e.stop else math.nan))
+            (e, uses.carried(k, given if end >= e.stop else math.nan))
             for k, e in enumerate(found)
             if not e.holds
         ]
@@ -124,17 +126,34 @@ def _base(trace: Trace) -> int:
     return base if 2 <= base <= 10 else 10
 
 
-def _carried(wrong: Equation, later: Sequence[Equation], answer: float) -> bool:
-    """Whether the stated value is what the rest builds on, and the right one is not."""
+class _Uses:
+    """Which values equations build on, kept so that any number of wrong ones is soon told."""
 
-    def used(value: float) -> bool:
+    def __init__(self, found: Sequence[Equation]) -> None:
+        self.found = found
+        self.last = {x: k for k, e in enumerate(found) for x in e.operands if not math.isnan(x)}
+        self.values = sorted(self.last)
+
+    def carried(self, number: int, answer: float) -> bool:
+        """Whether the stated value is what the rest builds on, and the right one is not."""
+        wrong = self.found[number]
+        stated = self._later(number, wrong.right) or _near(answer, wrong.right)
+        return stated and not (self._later(number, wrong.left) or _near(answer, wrong.left))
+
+    def _later(self, number: int, value: float) -> bool:
+        """Whether an equation behind this one uses a value, or goes on from it."""
         if math.isnan(value):
             return False
-        chained = any(e.start <= wrong.stop and _near(e.left, value) for e in later)
-        return chained or any(_near(x, value) for e in later for x in e.operands)
-
-    stated = used(wrong.right) or _near(answer, wrong.right)
-    return stated and not (used(wrong.left) or _near(answer, wrong.left))
+        place, stop = number + 1, self.found[number].stop
+        while place < len(self.found) and self.found[place].start <= stop:
+            if _near(self.found[place].left, value):
+                return True
+            place += 1
+        margin = 2e-9 * max(1.0, abs(value))
+        first = bisect.bisect_left(self.values, value - margin)
+        behind = bisect.bisect_right(self.values, value + margin)
+        near = (x for x in self.values[first:behind] if _near(x, value))
+        return any(self.last[x] > number for x in near)
 
 
 def _near(a: float, b: float) -> bool:

@@ -15,7 +15,7 @@ from foresift.pipeline.errors import RecipeError
 from foresift.pipeline.findings import findings
 from foresift.scorers._steps import steps
 from foresift.scorers._steps_equations import asked, equations, number
-from foresift.scorers.arithmetic import Arithmetic
+from foresift.scorers.arithmetic import Arithmetic, _Uses
 from tests.scorers import traces
 
 
@@ -142,6 +142,12 @@ def test_what_is_an_equation_and_whether_it_holds(text: str, holds: list[bool]) 
     assert [e.holds for e in equations(text)] == holds
 
 
+def test_a_large_number_that_is_wrong_by_one_is_wrong() -> None:
+    assert [e.holds for e in equations("50000 * 50000 = 2500000001")] == [False]
+    assert [e.holds for e in equations("2000000000 + 0.25 = 2000000000.27")] == [False]
+    assert [e.holds for e in equations("3000000000 / 7 = 428571428.57")] == [True]
+
+
 def test_the_question_and_the_last_number() -> None:
     assert asked("(-1 * 9 + 1) =") == -8
     assert asked("In base-9, what is 31+58? Go.", 9) == 81
@@ -152,7 +158,7 @@ def test_the_question_and_the_last_number() -> None:
     assert number("none") is None
 
 
-NUMBERS = st.integers(-99, 99)
+NUMBERS = st.integers(-50, 50)  # eight of them multiplied are still below what is read
 
 
 def expression(draw: Any, depth: int) -> str:
@@ -207,3 +213,50 @@ def test_conversations_and_texts_have_traces_too() -> None:
 def test_a_wrong_field_is_a_located_error() -> None:
     with pytest.raises(RecipeError, match="by"):
         Arithmetic.parse({"by": "word"}, "score")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call 12345678901234567890",  # no number that could be an answer
+        "-" * 5000 + "5 = 3 + 2",
+        "2^" * 2000 + "2 = 3",
+        "999999999 ^ 40 = 5",
+        "9" * 400 + " = 5 + 3",
+        "in base 9: " + "1" * 5000 + " + 1 = 3",
+        "3 + 4 = 7 in base 16",
+        "3 + 4 = 7 in base " + "9" * 5000,
+    ],
+)
+def test_what_no_float_can_hold_is_not_read_and_not_called_wrong(text: str) -> None:
+    found = checked("What is 3 + 4?", text)
+    assert found["static"][0] + found["dynamic"][0] == 0
+    assert number("Call 12345678901234567890") is None
+
+
+@given(st.text("0123456789+-*/^()=%., xAB\n", max_size=60), st.integers(2, 10))
+def test_any_signs_are_read_or_left_alone(text: str, base: int) -> None:
+    for e in equations(text, base):
+        assert 0 <= e.start < e.stop <= len(text)
+    number(text, base)
+    asked(text, base)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 8)), max_size=8),
+    st.sampled_from(["\n", " = "]),
+)
+def test_what_later_equations_build_on_is_what_a_plain_search_finds(
+    sums: list[tuple[int, int, int]], between: str
+) -> None:
+    found = list(equations(between.join(f"{a} + {b} = {c}" for a, b, c in sums)))
+    uses = _Uses(found)
+    for k, wrong in enumerate(found):
+
+        def used(value: float, k: int = k, stop: int = wrong.stop) -> bool:
+            later = found[k + 1 :]
+            chained = any(e.start <= stop and e.left == value for e in later)
+            return chained or any(value in e.operands for e in later)
+
+        expected = used(wrong.right) and not used(wrong.left)
+        assert uses.carried(k, np.nan) == expected
