@@ -28,8 +28,9 @@ some 10 MB/s. Source: Dolma's and the Stack's practice, in our own words and cla
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -205,24 +206,40 @@ def _grants(text: str, lower: str) -> Iterator[tuple[str, str, int, int]]:
     if "spdx" in lower:
         for match in _TAG.finditer(text):
             yield "spdx", match.group(1), match.start(), match.end()
-    taken = []
-    for name, pattern in _COMPILED.items():
-        for match in pattern.finditer(text) if _SIGNS[name] in lower else ():
-            taken.append(match.span())
-            yield "licence_text", name, *match.span()
+    texts = [
+        (match.start(), match.end(), name)
+        for name, pattern in _COMPILED.items()
+        if _SIGNS[name] in lower
+        for match in pattern.finditer(text)
+    ]
+    for start, stop, name in texts:
+        yield "licence_text", name, start, stop
+    taken = _Taken(texts)
     if "public" in lower:
         for match in _DOMAIN.finditer(text):
-            if not any(a < match.end() and match.start() < b for a, b in taken):
+            if not taken.meets(*match.span()):
                 yield "licence_notice", "public-domain", *match.span()
     if any(sign in lower for sign in _NOTICE_SIGNS):
         for match in _NOTICE.finditer(text):
-            if not any(a < match.end() and match.start() < b for a, b in taken):
+            if not taken.meets(*match.span()):
                 number = int(str(match.lastgroup)[1:])
                 yield "licence_notice", list(_NAMED)[number], *match.span()
     if "creativecommons" in lower:
         for match in _CC_URL.finditer(text):
             kind, version, public = match.groups()
             yield "cc_url", "CC0-1.0" if public else f"CC-{kind}-{version}".upper(), *match.span()
+
+
+class _Taken:
+    """Stretches of a text, asked whether one of them meets another."""
+
+    def __init__(self, spans: Sequence[tuple[int, int, str]]) -> None:
+        self.starts = sorted(start for start, _, _ in spans)
+        self.stops = sorted(stop for _, stop, _ in spans)
+
+    def meets(self, start: int, stop: int) -> bool:
+        """Some stretch begins before `stop` and has not ended at `start`."""
+        return bisect.bisect_left(self.starts, stop) > bisect.bisect_right(self.stops, start)
 
 
 _COMPILED = {n: re.compile(re.sub(" ", r"[\\s#*/;-]+", p), re.I) for n, p in _TEXTS.items()}

@@ -6,9 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foresift.pipeline.findings import findings
-from foresift.scorers.licence import PRIOR, Licence, category
+from foresift.scorers.licence import PRIOR, Licence, _Taken, category
 
 BSD = """Copyright (c) 2019, Some Body. All rights reserved.
 Redistribution and use in source and binary forms, with or without
@@ -113,3 +115,12 @@ def test_contested_names_need_a_column() -> None:
     with pytest.raises(ValueError, match="url and contested"):
         Licence(contested=["x"])
     assert Licence(declared="a", identity="b", url="a", contested=["x"]).needs == ("a", "b")
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=8), st.integers(0, 40))
+def test_what_meets_a_stretch_is_what_a_plain_search_finds(
+    stretches: list[tuple[int, int]], start: int
+) -> None:
+    spans = [(a, a + size, "MIT") for a, size in stretches]
+    stop = start + 3
+    assert _Taken(spans).meets(start, stop) == any(a < stop and start < b for a, b, _ in spans)
