@@ -3,7 +3,8 @@
     github_token, npm_token   prefix and 36 characters, the last six a CRC-32 of those before
     aws_key                   AKIA or ASIA and 16 of base 32
     slack_token, stripe_key, google_key, openai_key, ...   see TOKENS: prefix, alphabet, length
-    private_key               a PEM block of a private key, to its end line
+    private_key               a PEM block of a private key, to its end line, or as far as its base
+                              64 goes where the end is cut off
     jwt                       three parts of base 64, the first of them JSON with `alg`
     password_in_url           scheme://user:password@host: the password
     assigned                  password, secret, token, api_key ... = value, of enough entropy
@@ -36,6 +37,10 @@ from foresift.pipeline.personal import Hit
 
 #: a private key is no longer than this
 LONGEST_KEY = 1 << 15
+#: base 64 behind the first line of a key whose end was cut off; a line break may be written `\\n`
+_BODY = re.compile(
+    r"(?:(?:\s|\\[nr]){1,4}[0-9A-Za-z+/=]{16,})*(?:(?:\s|\\[nr]){1,4}[0-9A-Za-z+/=]{1,15}\s*\Z)?"
+)
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,9 @@ def _keys(text: str) -> Iterator[Hit]:
             if end - start < LONGEST_KEY and end < len(text):
                 close = text.find("-----", end + 9, end + 60)
                 stop = close + 5 if close >= 0 else end
+            else:
+                body = _BODY.match(text, stop, min(len(text), start + LONGEST_KEY))
+                stop = body.end() if body else stop
             yield Hit("private_key", start, stop, 1.0, False)
         else:
             stop = start + 11

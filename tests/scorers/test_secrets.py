@@ -136,6 +136,14 @@ def test_a_private_key_without_an_end_is_its_first_line() -> None:
     assert [(h.start, h.stop) for h in credentials.find(text)] == [(0, 27)]
 
 
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\\n"])
+def test_a_private_key_that_is_cut_off_is_covered_to_where_it_ends(between: str) -> None:
+    key = between.join(["-----BEGIN PRIVATE KEY-----", made(64, 1), made(64, 2), made(9, 3)])
+    assert [(h.start, h.stop) for h in credentials.find(f"a: {key}")] == [(3, 3 + len(key))]
+    (hit,) = credentials.find(key[: -9 - len(between)] + "\nand then prose")
+    assert key[hit.start : hit.stop] == key[: -9 - len(between)]
+
+
 @given(st.text("ab01_é", max_size=40))
 def test_entropy_is_that_of_the_definition(text: str) -> None:
     shares = [n / len(text) for n in Counter(text).values()]
