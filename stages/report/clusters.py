@@ -19,6 +19,7 @@ from foresift.pipeline.tables import hex_id
 from foresift.stages.report import charts
 from foresift.stages.report.contents import Contents, fields
 from foresift.stages.report.examples import texts_of
+from foresift.stages.report.mask import origin
 
 LARGEST = 5
 _BINS = ((2, 2), (3, 3), (4, 5), (6, 10), (11, 100), (101, 1000), (1001, None))
@@ -102,10 +103,10 @@ def _largest(contents: Contents, step: Facts) -> list[Cluster]:
             if sizes[row] > 1:
                 i = int(row)
                 identity, source = table["id"][i].as_py(), table["source"][i].as_py()
-                best.append((-int(sizes[row]), number, i, identity, source or "(no source)"))
+                best.append((-int(sizes[row]), number, i, identity, source or ""))
         best = sorted(best)[:LARGEST]
     texts, _ = texts_of(corpus, [(n, row, identity) for _, n, row, identity, _ in best])
     return [
-        Cluster(-size, hex_id(identity)[:12], source, texts.get((number, row), ""))
+        Cluster(-size, hex_id(identity)[:12], origin(source), texts.get((number, row), ""))
         for size, number, row, identity, source in best
     ]

@@ -33,7 +33,7 @@ from foresift.pipeline.vectors import Vectors
 from foresift.stages.report import layout
 from foresift.stages.report.contents import Contents, Scored
 from foresift.stages.report.examples import looked_at
-from foresift.stages.report.mask import clean, excerpt
+from foresift.stages.report.mask import clean, excerpt, origin
 from foresift.stages.report.sample import draws, floats
 from foresift.stages.report.sources import top
 from foresift.stages.report.taken import FOUND, Taken, findings_of, take
@@ -253,8 +253,8 @@ def _document(
     numbers = {c.name: row["scores"][c.name] for c in scores}
     return Document(
         id=hex_id(row["id"])[:12],
-        source=clean((row["source"] or "(no source)")[:SOURCE]),
-        top=clean(row["top"][:SOURCE]),
+        source=origin(row["source"])[:SOURCE],
+        top=origin(row["top"])[:SOURCE],
         n_tokens=row["n_tokens"] or 0,
         excerpt=shown,
         status="kept" if row["kept"] else "left",

@@ -29,7 +29,7 @@ from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import StepDir
 from foresift.pipeline.tables import content_texts, hex_id
 from foresift.stages.report.contents import Contents
-from foresift.stages.report.mask import excerpt
+from foresift.stages.report.mask import excerpt, origin
 
 EACH, REASONS = 5, 12
 Seen = TypeVar("Seen")
@@ -180,7 +180,7 @@ def read_texts(
 def _example(row: dict[str, Any], texts: dict[tuple[int, int], str]) -> Example:
     return Example(
         id=hex_id(row["id"])[:12],
-        source=row["source"] or "(no source)",
+        source=origin(row["source"]),
         n_tokens=row["n_tokens"] or 0,
         text=texts.get((row["shard"], row["row"]), ""),
     )

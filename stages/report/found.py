@@ -32,6 +32,7 @@ from foresift.stages.report.contents import Bools, Contents, Scored
 from foresift.stages.report.examples import read_texts
 from foresift.stages.report.highlight import Marked, marked
 from foresift.stages.report.intervals import Interval, share
+from foresift.stages.report.mask import origin
 from foresift.stages.report.sample import draws
 
 #: reasons listed of a detector, those with examples, and examples of each
@@ -240,7 +241,7 @@ def _about(
         if rows:
             table = shard.load(["source", "n_tokens"]).take(pa.array(rows, pa.int64()))
             for row, told in zip(rows, table.to_pylist(), strict=True):
-                found[number, row] = (told["source"] or "(no source)", told["n_tokens"] or 0)
+                found[number, row] = (origin(told["source"]), told["n_tokens"] or 0)
     return found
 
 

@@ -1,13 +1,14 @@
 """Text as a report may show it: personal data masked, control characters made visible, cut short.
 
 Masked is what `pipeline/personal.py` and `pipeline/credentials.py` find, and, with their patterns
-in the widest sense, e-mail addresses, IPv4 addresses, runs of seven digits or more, and what looks
-like a telephone, card or identity number: groups of digits, seven or more in all. A report errs on
-the side of masking; dates and spans of years are left alone.
+in the widest sense, e-mail addresses, addresses of machines, runs of seven digits or more, and what
+looks like a telephone, card or identity number: groups of digits, seven or more in all. A report
+errs on the side of masking; dates and spans of years are left alone.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from foresift.pipeline import credentials, personal
@@ -17,6 +18,8 @@ from foresift.pipeline.personal_numbers import DATE, DECIMAL, LONG, PHONE
 MASK = "▮▮▮"
 #: characters looked at for one of an excerpt; so that nothing is cut in two before it is masked
 LOOK = 8
+#: what may be an address of IPv6, whole groups of it
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 #: control characters but for line and tab, what turns the direction of text, no characters at all
 _UNFIT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
@@ -28,6 +31,7 @@ def mask(text: str) -> str:
     text = _without(text, [*personal.find(text), *credentials.find(text)])
     text = EMAIL.sub(MASK, text)
     text = IPV4.sub(MASK, text)
+    text = _IPV6.sub(_address, text)
     text = PHONE.sub(_number, text)
     return LONG.sub(MASK, text)
 
@@ -48,6 +52,22 @@ def _number(match: re.Match[str]) -> str:
     if digits < 7 or DATE.fullmatch(found) or DECIMAL.fullmatch(found):
         return found
     return MASK
+
+
+def _address(match: re.Match[str]) -> str:
+    """Addresses of IPv6, of a network at home and of examples too; not times, nor `a::b`."""
+    found = match[0]
+    groups = [g for g in found.split(":") if g]
+    try:
+        ipaddress.IPv6Address(found)
+    except ValueError:
+        return found
+    return MASK if len(groups) >= 3 and any(map(str.isdigit, found)) else found
+
+
+def origin(source: str | None) -> str:
+    """Where a document is from, as a report may show it: key paths hold addresses of people."""
+    return clean(mask(source)) if source else "(no source)"
 
 
 def clean(text: str) -> str:

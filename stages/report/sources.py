@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from foresift.stages.report.contents import Contents
+from foresift.stages.report.mask import origin
 
 #: sources shown; the rest is summed up in one line
 TOP = 20
 #: distinct sources kept while counting; what comes later is summed up
 MOST = 50_000
 OTHER = "(all others)"
+_TOP = r"^(?P<top>(?:[A-Za-z][A-Za-z0-9+.-]*://)?[^/#]*)"
 
 
 @dataclass
@@ -44,8 +46,8 @@ class Sources:
 
 
 def top(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The first component of each key path: what stands before the first `/` or `#`."""
-    first = pc.struct_field(pc.extract_regex(column.fill_null(""), r"^(?P<top>[^/#]*)"), "top")
+    """The first component of each key path: up to the first `/` or `#`; of an address its host."""
+    first = pc.struct_field(pc.extract_regex(column.fill_null(""), _TOP), "top")
     return pc.if_else(pc.equal(first, ""), "(no source)", first)
 
 
@@ -64,7 +66,8 @@ def sources(contents: Contents) -> Sources:
     for each in [*ranked[:TOP], others]:
         total.add(each)
     rows = (*ranked[:TOP], *([others] if others.documents else []))
-    return Sources(rows, total, len(ranked))
+    named = tuple(replace(each, name=origin(each.name)) for each in rows)
+    return Sources(named, total, len(ranked))
 
 
 def _counts(plan: pa.Table) -> list[Source]:

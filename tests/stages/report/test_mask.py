@@ -20,6 +20,9 @@ from foresift.stages.report.mask import MASK, clean, excerpt, mask
         "first.last+tag@mail.example.co.uk",
         "10.0.0.1",
         "255.255.255.255",
+        "2a02:8109:9c80:1234::1",
+        "2001:db8:85a3::8a2e:370:7334",
+        "fe80::1ff:fe23:4567:890a",
         "+1 (415) 555-2671",
         "(0221) 4710-123",
         "415-555-2671",
@@ -51,6 +54,10 @@ def test_personal_data_is_masked_and_the_rest_is_left(text: str) -> None:
         "x@y",
         "300.1.2.3",
         "1.2.3.4.5.6",
+        "at 12:34:56",
+        "std::vector<a::b>",
+        "Foo::bar::baz1",
+        "x[1::2]",
     ],
 )
 def test_ordinary_numbers_are_left_alone(text: str) -> None:

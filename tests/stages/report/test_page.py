@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from foresift.pipeline.run import Run
@@ -19,6 +20,7 @@ from foresift.stages.report import examples as texts
 from foresift.stages.report import page
 from foresift.stages.report.contents import Contents
 from foresift.stages.report.mask import MASK
+from foresift.stages.report.sources import top
 from tests.runs import go
 from tests.stages.report.conftest import LETTERS, TOP, WRONG, recipe, write_lines
 
@@ -102,6 +104,24 @@ def test_no_personal_data_in_any_text(nasty: Run) -> None:
     for secret in ("bob@example", "carol@example", "555-2671", "10.20.30.40", "4111111111111111"):
         assert secret not in html
     assert MASK in html
+
+
+def test_no_personal_data_in_any_source(tmp_path: Path) -> None:
+    rows = [{"text": f"same {'w ' * (n % 2)}", "at": f"bob@example.org/{n}"} for n in range(8)]
+    steps = [{"dedup": "exact"}, LETTERS, WRONG, {"order": "shuffle"}]
+    data = write_lines(tmp_path / "d.jsonl", rows)
+    path = page.write(go(recipe(data, steps, source="at", holdout=0), tmp_path / "out"))
+    for each in (path, path.with_name("report.json")):
+        text = each.read_text(encoding="utf-8")
+        assert "bob@example" not in text
+        assert f"{MASK}/" in text or "\\u25ae/" in text
+
+
+def test_the_first_component_of_an_address_is_its_host() -> None:
+    paths = ["https://a.org/x/1", "https://b.org#x", "s3://c/d", "wiki/x", "code#y", "", None]
+    assert top(pa.chunked_array([paths])).to_pylist() == [
+        "https://a.org", "https://b.org", "s3://c", "wiki", "code", "(no source)", "(no source)",
+    ]  # fmt: skip
 
 
 def test_the_page_is_the_same_each_time_and_leaves_no_other_file(nasty: Run) -> None:
