@@ -126,7 +126,9 @@ class Reader(Stage):
         _forget_shards_without_rejects(out, paths)
         size = sum(piece.size for unit in units for piece in unit.pieces)
         task = ReadUnit(self, out.path, job.beside)
-        parts = job.map_shards(task, units, paths, Resources(small=size < SMALL_BYTES))
+        riding = 1 + (len(job.beside.parts) if job.beside else 0)  # scores that are taken at once
+        small = Resources(small=size * riding < SMALL_BYTES)
+        parts = job.map_shards(task, units, paths, small)
         _merge_rejects(out, paths)
         self._judge(parts, out)
         counts = add_counts([{k: v for k, v in p.items() if k != "content"} for p in parts])
