@@ -37,15 +37,21 @@ CARRIED = ("language", "lang", "license", "licence")
 _SHARE = ("from", "value")
 #: rows and bytes looked at
 ROWS, HEAD = 50, 1 << 20
+#: bytes taken at a time: what lies before a broken place is had
+STEP = 1 << 10
 
 
 def head_of(path: str) -> bytes:
-    """The first bytes, decompressed."""
+    """The first bytes, decompressed; of an archive that is cut off, those that are there."""
+    head = b""
     try:
         with fsspec.open(path, "rb", compression="infer") as handle:
-            return bytes(handle.read(HEAD))
+            while len(head) < HEAD and (more := handle.read(min(STEP, HEAD - len(head)))):
+                head += more
     except Exception as error:  # what a broken archive raises differs by its kind
-        raise DataError(f"cannot be read ({error})", where=path) from error
+        if not head:
+            raise DataError(f"cannot be read ({error})", where=path) from error
+    return head
 
 
 def first_objects(path: str) -> list[dict[str, Any]]:

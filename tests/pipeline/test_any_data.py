@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ def test_json_lines_by_name_or_by_bytes(ending: str, tmp_path: Path) -> None:
     path.write_bytes(packed.get(ending.rpartition(".")[2], bytes)(raw))
     fields = look([str(path)]).fields
     assert (fields["read"], fields["text"]) == ("jsonl", "body")
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_an_archive_that_is_cut_off_is_read_as_far_as_it_goes(ending: str, tmp_path: Path) -> None:
+    raw = b"".join(
+        json.dumps({"body": hashlib.sha256(b"%d" % n).hexdigest()}).encode() + b"\n"
+        for n in range(9000)
+    )
+    packed = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}[ending](raw)
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(packed[: len(packed) * 2 // 3])
+    assert look([str(path)]).fields["text"] == "body"
 
 
 def test_one_array_is_looked_into_without_its_end(
