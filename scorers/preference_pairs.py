@@ -48,6 +48,7 @@ from foresift.pipeline.findings import FOUND, Findings
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import Column, first_copies, id_words
+from foresift.scorers._label_samples import as_ids
 from foresift.scorers._steps import Trace, traces
 
 Floats = npt.NDArray[np.float64]
@@ -109,10 +110,11 @@ class PreferencePairs(FittedScorer):
     def fit(self, tables: Iterable[pa.Table], out: Path) -> Facts:
         words, cells, questions, ratios = [np.empty((0, 2), dtype=np.uint64)], [], [], [_NONE]
         for table in tables:
-            words.append(id_words(table["id"]))
-            cells += _cells(self, table)
+            here, pairs = _cells(self, table), self.pairs(table)
+            words.append(_keys(table, here, pairs))
+            cells += here
             questions += [xxhash.xxh3_64_intdigest(_question(t)) for t in traces(table)]
-            ratios.append(_lengths(self.pairs(table)))
+            ratios.append(_lengths(pairs))
         every, ratio = np.concatenate(words), np.concatenate(ratios)
         order = np.lexsort((every[:, 1], every[:, 0]))
         order = order[first_copies(every[order])]
@@ -127,7 +129,8 @@ class PreferencePairs(FittedScorer):
         return _facts(cells, own, kept, wanted, ratio[order])
 
     def score(self, batch: pa.Table, out: Path) -> Arrays:
-        pairs, known = self.pairs(batch), read_by_id(out, batch["id"])
+        pairs = self.pairs(batch)
+        known = read_by_id(out, as_ids(_keys(batch, _cells(self, batch), pairs)))
         lengths, same = _lengths(pairs), np.array([similarity(*p) for p in pairs], dtype=np.float64)
         margin = np.full(len(pairs), np.nan)
         if self.chosen_reward:
@@ -184,6 +187,16 @@ def _cells(part: PreferencePairs, table: pa.Table) -> list[Cell]:
         for name in (part.context_type, part.error_type)
     ]
     return list(zip(*named, strict=True))  # type: ignore[arg-type]
+
+
+def _keys(
+    table: pa.Table, cells: Sequence[Cell], pairs: Sequence[tuple[str, str]]
+) -> npt.NDArray[np.uint64]:
+    """[rows, 2] what a pair is known by: an id is of the question and the chosen answer alone."""
+    words = id_words(table["id"]).copy()
+    told = (repr((*c, *p)).encode() for c, p in zip(cells, pairs, strict=True))
+    words[:, 1] ^= np.fromiter(map(xxhash.xxh3_64_intdigest, told), np.uint64, len(words))
+    return words
 
 
 def _lengths(pairs: Sequence[tuple[str, str]]) -> Floats:

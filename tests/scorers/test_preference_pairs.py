@@ -126,3 +126,24 @@ def test_a_column_given_as_chosen_and_columns_of_the_wrong_kind(tmp_path: Path) 
         fitting.score(wrong, some, tmp_path / "rewards")
     with pytest.raises(RecipeError, match="margin needs"):
         PreferencePairs.parse({"rejected": "r", "chosen_reward": "c"}, "score")
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 1, 3, 0, 2]])
+def test_one_chosen_answer_with_several_rejected_ones_is_several_pairs(
+    tmp_path: Path, order: list[int]
+) -> None:
+    """They share an id, which is of the question and the chosen answer."""
+    rejected = ["ignored", "taken", "ignored", "ignored", "ignored"]
+    some = table(
+        ["q", "q", "r", "s", "q"], ["yes"] * 5, rejected=["a", "b", "c", "d", "a"], wrong=rejected
+    )
+    part = PreferencePairs(rejected="rejected", error_type="wrong", cap=9)
+    found, facts = fitting.score(part, some.take(order), tmp_path / "out")
+    back = np.argsort(order)
+    assert np.asarray(found["share"])[back].tolist() == pytest.approx([3 / 4, 1 / 4, *[3 / 4] * 3])
+    shared = ["shared_question" in row for row in reasons(found)]
+    assert np.array(shared)[back].tolist() == [True, True, False, False, True]
+    own = np.asarray(found["disjoint"])[back]
+    assert own[0] != own[1]
+    assert own[0] == own[4]
+    assert {n: cell["pairs"] for n, cell in facts["cells"].items()} == {"ignored": 3, "taken": 1}
