@@ -27,9 +27,9 @@ the reference are searched for like the others. Equal items of a set are one.
     findings ngram_overlap (value: words in a row), soft_overlap (value: score of the item)
 
 Rows stand alone. A very long document can collect the grams of a short item from far apart. Cost:
-some 1 M words/s on one core; the pool is read twice. Facts: items, those left out, and those that
-the pool has an n-gram of, for each set. Sources: GPT-3, appendix C; Dolma; decon (Allen AI), by its
-description.
+some 1 M words/s on one core; the pool is read twice. Memory: the items, and some 100 bytes for each
+document with a gram of one. Facts: items, those left out, and those that the pool has an n-gram of,
+for each set. Sources: GPT-3, appendix C; Dolma; decon (Allen AI), by its description.
 """
 
 from __future__ import annotations

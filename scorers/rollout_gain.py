@@ -12,7 +12,7 @@ Successes are counted, not shares, so that 3 of 5 less 2 of 5 is not above 0.2 b
 gain is also that of tasks that nothing solves: `without` tells those apart that need no context.
 With five rollouts a share has a standard error of up to 0.22, so thresholds are one sample wide.
 Where every rollout is right mu is 1: similarity is 1. Rows without numbers have NaN and are never
-chosen. Copies count once.
+chosen. Copies count once; where their numbers differ, the smallest count.
 
 Cost: a pass over two columns; making the rollouts is the user's. Source: RAP (arXiv 2506.04755), as
 its released selection computes it: without the attention term, which that code leaves out, and
@@ -79,7 +79,7 @@ class RolloutGain(FittedScorer):
             words.append(id_words(table["id"]))
             counts.append(self._counts(table))
         every, right = np.concatenate(words), np.concatenate(counts)
-        order = np.lexsort((every[:, 1], every[:, 0]))
+        order = np.lexsort((right[:, 1], right[:, 0], every[:, 1], every[:, 0]))
         order = order[first_copies(every[order])]
         every, right = every[order], right[order]
         similarity, essential, hard = choose(right, self.rollouts)

@@ -66,3 +66,18 @@ def test_what_is_no_count_is_told(tmp_path: Path) -> None:
             fitting.score(PART, table(list(rows)), tmp_path / str(number))
     with pytest.raises(RecipeError, match="rollouts is at least 1"):
         RolloutGain.parse({"with_context": "a", "without_context": "t", "rollouts": 0}, "score")
+
+
+def test_copies_with_other_counts_are_one_task_in_any_order(tmp_path: Path) -> None:
+    """The task of a copy is the one with the fewest right rollouts, whichever row is first."""
+    some = table([(3, 1), (5, 1), (3, 3), (1, 0)])
+    place = some.column_names.index("id")
+    ids = some["id"].to_pylist()
+    some = some.set_column(place, "id", pa.array([ids[0], ids[0], *ids[2:]], some["id"].type))
+    one, facts = fitting.score(PART, some, tmp_path / "one")
+    other, again = fitting.score(PART, some.take([1, 0, 3, 2]), tmp_path / "other")
+    assert facts == again
+    assert facts["tasks"] == 3
+    for name in ("essential", "hard", "chosen", "similarity"):
+        np.testing.assert_array_equal(one[name], np.asarray(other[name])[[1, 0, 3, 2]])
+    assert one["essential"].tolist() == [True, True, False, False]
