@@ -87,9 +87,12 @@ class ModelScorer(Part):
 
     columns: ClassVar[Mapping[str, Column]]
 
+    reads_content: ClassVar[bool] = False
+    """True: `tokens` brings the content (in its table), the token ids and the tokenizer too."""
+
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns read besides `id` (they come in `tokens.table`)."""
+        """Columns read besides `id` and the content (they come in `tokens.table`)."""
         return ()
 
     @property

@@ -6,8 +6,9 @@ have the numbers of the first of them, whatever batch they come in.
 
     <out>/asked/<shard>.parquet    id and the part's columns        <out>/asked.arrow    all, by id
 
-The model reads a document as the shared pass does (same tokens, same template), but in a pass of
-its own: positions of tokens in the text are needed, which the shared signals do not carry.
+The model reads a document as the shared pass does (same tokens, same template), but in passes of
+its own: over texts that are altered, or for attention, which the shared signals do not carry. What
+needs the text and the shared signals alone is a ModelScorer that reads content, as `step_noise`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ numbers mean nothing. Where a document is cut, the steps behind the cut are NaN 
 NaN where fewer than three steps are left, or the tokens cannot be brought under the characters. On
 a plain text all of it is the trace. Steps are also read by `nll`, one number a step.
 
-Cost: one forward of its own. Source: the noise kinds of NoRa (arXiv 2410.23856); the measure is
-ours.
+Cost: one forward, shared with the other model scores of its step, and the answers are tokenised a
+second time, for the places of their tokens. Source: the noise kinds of NoRa (arXiv 2410.23856); the
+measure is ours.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from foresift.pipeline.findings import FOUND, Findings
-from foresift.pipeline.nouns import Arrays
+from foresift.pipeline.lm.signals import Signals, Tokens
+from foresift.pipeline.nouns import Arrays, ModelScorer
 from foresift.pipeline.tables import Column
 from foresift.scorers._steps import By, Span, Trace, steps, traces
-from foresift.scorers._steps_fit import Ask, AsksByDocument, last_run, places
+from foresift.scorers._steps_fit import last_run, places
 
 Floats = npt.NDArray[np.float64]
 #: a normal distribution's standard deviation in units of its MAD
@@ -58,7 +60,7 @@ _EMPTY = frozenset([
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepNoise(AsksByDocument):
+class StepNoise(ModelScorer):
     """Steps of a chain of thought whose loss jumps out of the trace, irrelevant or inaccurate."""
 
     by: By = "auto"
@@ -72,6 +74,7 @@ class StepNoise(AsksByDocument):
     related: float = 0.5
     """Share of a step's words that must occur elsewhere for it not to be irrelevant."""
 
+    reads_content: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "utility": Column(pa.float32(), "-jump, units of spread", "higher"),
         "jump": Column(pa.float32(), "units of spread", "lower"),
@@ -88,16 +91,20 @@ class StepNoise(AsksByDocument):
         if not self.floor > 0 or not self.threshold > 0 or not 0 <= self.related <= 1:
             raise ValueError("floor and threshold are positive, related is a share")
 
-    def measure(self, table: pa.Table, ask: Ask) -> Arrays:
-        some, encoded = traces(table), ask.encode(table)
-        losses, tokenizer = ask.nll(encoded), ask.loaded.tokenizer
-        findings = Findings(len(some))
-        rows = []
-        for row, (trace, nll) in enumerate(zip(some, losses, strict=True)):
-            _, ids = last_run(encoded, row)
-            where = places(trace.text, ids, tokenizer)
+    @property
+    def signals(self) -> tuple[str, ...]:
+        return ("nll",)
+
+    def score(self, tokens: Tokens, signals: Signals) -> Arrays:
+        assert tokens.encoded is not None
+        findings, rows = Findings(len(tokens)), []
+        losses = signals.token["nll"].astype(np.float64)
+        for row, trace in enumerate(traces(tokens.table)):
+            _, ids = last_run(tokens.encoded, row)
+            stop = int(signals.offsets[row + 1])
+            where = places(trace.text, ids, tokens.tokenizer)
             spans = steps(trace.text, self.by)
-            means = step_means(spans, where or (), nll[len(nll) - len(ids) :])
+            means = step_means(spans, where or (), losses[stop - len(ids) : stop])
             shared = overlaps(trace, spans)
             jumps_ = jumps(means, self.against, self.floor)
             for t in np.flatnonzero(jumps_ > self.threshold).tolist():

@@ -67,10 +67,22 @@ def score_window(
     loaded = load(spec)
     with cpu_threads(spec.threads if loaded.device == "cpu" else 0):
         seen = window(table, spec, loaded, names)
-        needs = dict.fromkeys(["id", *(n for scorer in scorers for n in scorer.needs)])
-        here = table.select([n for n in needs if n in table.column_names])
-        seen = replace(seen, tokens=replace(seen.tokens, table=here))
+        seen = replace(seen, tokens=_shown(seen, scorers))
         return [_score(s, seen, f) for s, f in zip(scorers, folders, strict=True)], seen
+
+
+def _shown(seen: Window, scorers: Sequence[ModelScorer | FittedModelScorer]) -> Tokens:
+    """The window's tokens with what the scorers say that they read, and no more."""
+    table = seen.tokens.table
+    needs = ["id", *(n for scorer in scorers for n in scorer.needs)]
+    reads = any(isinstance(s, ModelScorer) and s.reads_content for s in scorers)
+    if reads:
+        needs += content_columns(table.column_names)
+    here = table.select([n for n in dict.fromkeys(needs) if n in table.column_names])
+    if not reads:
+        return replace(seen.tokens, table=here)
+    tokenizer = seen.loaded.tokenizer
+    return replace(seen.tokens, table=here, encoded=seen.encoded, tokenizer=tokenizer)
 
 
 def _signals(scorer: ModelScorer | FittedModelScorer, fitted: Path | None) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class Tokens:
     """The n documents of one window, as a scorer sees them."""
 
     table: pa.Table
-    """`id` and the columns that the step's scorers need; [n] rows."""
+    """`id` and the columns that the step's scorers need, content where one reads it; [n] rows."""
     offsets: Integers
     """[n + 1] bounds of each document in the flat token signals."""
     lengths: Integers
@@ -67,6 +67,10 @@ class Tokens:
     """[n] whether the document was longer than the model's max_length."""
     prompted: npt.NDArray[np.bool_]
     """[n] whether something (a prompt, an earlier turn) stands before what counts."""
+    encoded: Encoded | None = None
+    """The documents' token ids, prompt included; None where no scorer reads content."""
+    tokenizer: Any = None
+    """What made them of the content; None where no scorer reads content."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -77,7 +77,10 @@ def rows_stand_alone(
 
 
 def _same(found: pa.Array, expected: pa.Array, close: float) -> bool:
-    """Equal, NaN to NaN and null to null; numbers within `close` of the largest."""
+    """Equal, NaN to NaN and null to null; fractions within `close` of the largest.
+
+    Of findings, reasons and places are equal, and values within `close` of the largest.
+    """
     if not close:
         return [repr(v) for v in found.to_pylist()] == [repr(v) for v in expected.to_pylist()]
     if not found.is_null().equals(expected.is_null()):
@@ -89,7 +92,7 @@ def _same(found: pa.Array, expected: pa.Array, close: float) -> bool:
         return all(
             _same(a, b, close) for a, b in zip(found.flatten(), expected.flatten(), strict=True)
         )
-    if pa.types.is_string(found.type):
+    if not pa.types.is_floating(found.type):
         return bool(found.equals(expected))
     a, b = (np.asarray(x.drop_null(), dtype=np.float64) for x in (found, expected))
     finite = np.abs(b[np.isfinite(b)])

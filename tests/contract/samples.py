@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from foresift.pipeline.lm.signals import DOCUMENT, TOKEN, VIEW, Signals, Tokens
+from foresift.pipeline.lm.encode import encode
+from foresift.pipeline.lm.model import ModelSpec, load_tokenizer
+from foresift.pipeline.lm.signals import DOCUMENT, TOKEN, VIEW, Signals, Tokens, segment_sums
 from foresift.pipeline.nouns import AimedScorer, Arrays, FittedScorer, ModelScorer, Scorer
 from foresift.pipeline.tables import MESSAGES, content_bytes, content_ids
 
 ROWS = 48
 WIDTH = 8
 VOCABULARY = 100
+BYTES = load_tokenizer("bytes")
 
 _TEXTS = [
     None,
@@ -79,17 +82,28 @@ def table(kind: str = "text") -> pa.Table:
     return rows
 
 
-def window(part: ModelScorer, rows: Sequence[int]) -> tuple[Tokens, Signals]:
-    """Tokens and signals of some documents; what document i has depends on i alone."""
+def window(part: ModelScorer, rows: Sequence[int], kind: str = "text") -> tuple[Tokens, Signals]:
+    """Tokens and signals of some documents; what document i has depends on i alone.
+
+    A part that reads content gets the tokens of its rows, by their bytes; others any number.
+    """
     counts = np.array([0 if i % 6 == 0 else 1 + i * 7 % 23 for i in rows], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     numbers = np.array(rows, dtype=np.int64)
+    names = [*content(kind).column_names] if part.reads_content else []
+    some = table(kind).select(list(dict.fromkeys(["id", *names, *part.needs])))
+    some, encoded = some.take(pa.array(numbers)), None
+    if part.reads_content:
+        encoded = encode(some, BYTES, ModelSpec(init="none", max_length=96))
+        counts = segment_sums(encoded.counts, encoded.offsets).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     tokens = Tokens(
-        table=table().select(["id", *part.needs]).take(pa.array(numbers)),
+        table=some,
         offsets=offsets,
-        lengths=counts + 1 + numbers % 3,
-        cut=numbers % 10 == 0,
+        lengths=counts + 1 + numbers % 3 if encoded is None else encoded.lengths,
+        cut=numbers % 10 == 0 if encoded is None else encoded.cut,
         prompted=(numbers % 3 > 0) & (counts > 0),
+        encoded=encoded,
+        tokenizer=BYTES if encoded else None,
     )
     token, document = {}, {}
     for name in part.signals:
@@ -129,7 +143,7 @@ def measure(
 ) -> Arrays:
     """The scores of some rows of the sample, given only what the part says it needs."""
     if isinstance(part, ModelScorer):
-        return part.score(*window(part, rows))
+        return part.score(*window(part, rows, kind))
     names = [*content(kind).column_names] if getattr(part, "reads_content", True) else []
     names += ["id", *part.needs]
     batch = table(kind).select(list(dict.fromkeys(names))).take(pa.array(rows, pa.int64()))

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from foresift.pipeline import parts
+from foresift.pipeline.findings import FOUND, Findings
 from foresift.pipeline.nouns import (
     AimedScorer,
     Choice,
@@ -100,6 +101,8 @@ def test_scorers_leave_their_input_alone(verb: str, name: str, tmp_path: Path) -
             tokens, signals = samples.window(part, range(samples.ROWS))
             arrays = {**signals.token, **signals.document, "offsets": signals.offsets}
             arrays |= {"lengths": tokens.lengths, "cut": tokens.cut, "prompted": tokens.prompted}
+            if tokens.encoded is not None:
+                arrays |= {"ids": tokens.encoded.ids, "counts": tokens.encoded.counts}
             checks.signals_are_left_alone(
                 lambda part=part, given=(tokens, signals): part.score(*given), arrays
             )
@@ -240,6 +243,25 @@ def test_rounding_is_forgiven_where_forwards_are_and_nothing_else() -> None:
     checks.rows_stand_alone(score, columns, 12, 1e-5)
     with pytest.raises(AssertionError, match="depends on the batch"):
         checks.rows_stand_alone(lambda rows: score(rows, 1e-3), columns, 12, 1e-5)
+
+
+def test_a_finding_that_moves_is_found_and_one_whose_value_is_rounded_is_not() -> None:
+    columns = {"findings": FOUND}
+
+    def score(rows: Any, move: int = 0, error: float = 0.0, reason: str = "a") -> dict[str, Any]:
+        whole = len(rows) == 12
+        found = Findings(len(rows))
+        for k, row in enumerate(rows):
+            changed = whole and row == 7
+            start = 10**6 + row + move * changed
+            said = reason if changed else "a"
+            found.add(k, said, start, start + 5, 4.0 + (error if whole else 0.0))
+        return {"findings": found.array()}
+
+    checks.rows_stand_alone(lambda rows: score(rows, error=1e-6), columns, 12, 1e-5)
+    for broken in ({"move": 1}, {"reason": "b"}, {"error": 1e-3}):
+        with pytest.raises(AssertionError, match="depends on the batch"):
+            checks.rows_stand_alone(lambda r, b=broken: score(r, **b), columns, 12, 1e-5)
 
 
 def test_a_fit_that_asks_again_or_says_something_else_is_found(tmp_path: Path) -> None:
