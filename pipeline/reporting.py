@@ -30,6 +30,7 @@ from foresift.pipeline.nouns import Progress, silent
 from foresift.pipeline.parts import names
 from foresift.pipeline.recipe import Recipe
 from foresift.pipeline.run import Run
+from foresift.pipeline.store import read_json
 
 #: score -> its fields, given what was found; None: not of this data. Cheap ones first.
 SCORES: dict[str, Callable[[Found], dict[str, Any] | None]] = {
@@ -48,6 +49,8 @@ LIBRARIES = {"language": ("py3langid", "pip install 'foresift[language]'")}
 MODEL = ("loss", "uncertainty", "embedding")
 #: share of bad rows from which there is nothing to report
 REJECTS = 0.999
+#: reasons of bad rows that are said
+REASONS = 5
 #: shards that a corpus is cut into at least, and their sizes in megabytes
 SHARDS, LEAST_MB, MOST_MB = 16, 8, 128
 #: what writes, and the file beside the run's `report` folder that it writes
@@ -233,11 +236,16 @@ def _name(paths: Sequence[str]) -> str:
 def show(found: Reported, console: Console) -> None:
     """What was counted, and where to look."""
     accounts = found.run.manifest["accounts"]
-    rejected = f", {accounts['rejected']:,} bad rows" * bool(accounts["rejected"])
+    told = read_json(found.page.with_name("report.json"))
+    about = "about " * told["overview"]["estimated"]
+    rows, bad = accounts["rows"], accounts["rejected"]
+    rejected = f", {bad:,} bad row{'s' * (bad != 1)}" * bool(bad)
     console.print(
-        f"{accounts['rows']:,} documents, {accounts['n_tokens']:,} tokens{rejected}",
+        f"{rows:,} document{'s' * (rows != 1)}, {about}{accounts['n_tokens']:,} tokens{rejected}",
         highlight=False,
     )
+    for reason, count in told["rejects"]["reasons"][:REASONS]:
+        console.print(f"  {count:,} bad: {reason}", highlight=False, markup=False)
     for reason, count in accounts["dropped_by_reason"].items():
         console.print(f"  {count:,} {reason}", highlight=False, markup=False)
     for path in [found.page, *found.beside]:

@@ -128,18 +128,26 @@ def _counts(told: Facts, files: DataFiles) -> tuple[int, int]:
     )
 
 
+def tokens_of(told: Facts, tokens: int) -> str:
+    """So many tokens, and whether anybody counted them."""
+    if told["overview"]["estimated"]:
+        return f"about {tokens:,} tokens, estimated as a quarter of the bytes"
+    return f"{tokens:,} tokens"
+
+
 # -- sections --------------------------------------------------------------------------------------
 
 
 def _what(told: Facts, files: DataFiles) -> Lines:
     documents, tokens = _counts(told, files)
     shapes = ", ".join(f"{k['documents']:,} {k['name']}" for k in told["overview"]["kinds"])
+    about = tokens_of(told, tokens)
     yield "## What it is\n"
     if files.kind == "exported":
         rows = told["run"]["accounts"]["rows"]
-        yield f"{documents:,} documents ({tokens:,} tokens), chosen out of {rows:,} ({shapes}).\n"
+        yield f"{documents:,} documents ({about}), chosen out of {rows:,} ({shapes}).\n"
     else:
-        yield f"{documents:,} documents ({tokens:,} tokens): {shapes}.\n"
+        yield f"{documents:,} documents ({about}): {shapes}.\n"
     if files.files:
         count = f"{len(files.files):,} file" + "s" * (len(files.files) != 1)
         yield f"{count}, {files.bytes:,} bytes; a document is a {files.unit}."
@@ -295,10 +303,9 @@ def names_unknown(told: Facts) -> bool:
 def _limits(told: Facts, files: DataFiles) -> Lines:
     yield "## Limits of these measurements\n"
     overview = told["overview"]
-    yield (
-        f"- Counts are exact; quantiles are of {overview['sampled']:,} documents drawn by a hash "
-        "of their content."
-    )
+    drawn = overview["sampled"] < overview["documents"] - overview["holdout"]
+    of = f"{overview['sampled']:,} documents drawn by a hash of their content"
+    yield f"- Counts of documents and bytes are exact; quantiles are of {of if drawn else 'all documents'}."
     if rejected := told["run"]["accounts"]["rejected"]:
         yield f"- {rejected:,} rows could not be read and are in no other figure."
     if overview["holdout"] and files.kind != "exported":

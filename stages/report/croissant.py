@@ -20,7 +20,7 @@ from typing import Any
 
 from foresift.pipeline.run import Run
 from foresift.pipeline.store import Facts, read_json, write_text
-from foresift.stages.report.card import PERSONAL, UNNAMED, languages, names_unknown
+from foresift.stages.report.card import PERSONAL, UNNAMED, languages, names_unknown, tokens_of
 from foresift.stages.report.contents import Contents
 from foresift.stages.report.data_files import JSON, TEXT, Column, DataFiles, data_files
 from foresift.stages.report.mask import clean
@@ -112,7 +112,7 @@ def _description(told: Facts, files: DataFiles) -> str:
         tokens = accounts["kept_tokens"]
     else:
         what, tokens = f"{accounts['rows']:,} documents", accounts["n_tokens"]
-    said = f"{what}, {tokens:,} tokens."
+    said = f"{what}, {tokens_of(told, tokens)}."
     if files.trouble:
         said += f" Files are not listed: {clean(files.trouble)}."
     if len(files.files) > MOST:

@@ -25,7 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foresift.pipeline.corpus import Shard
+from foresift.pipeline.store import StepDir
 from foresift.pipeline.tables import content_columns, first_copies, id_words
+from foresift.pipeline.token_counts import token_rule
 from foresift.stages.report.contents import Contents, Scored
 from foresift.stages.report.intervals import quantiles
 from foresift.stages.report.mask import excerpt
@@ -112,11 +114,18 @@ class Overview:
     """Share of the documents that are copies of another."""
     labels: list[Labels]
     """Columns of words."""
+    counted: str
+    """How tokens were counted: a tokenizer, `bytes`, or that they are estimated."""
+
+    @property
+    def estimated(self) -> bool:
+        """Whether tokens are a quarter of the bytes and not a tokenizer's."""
+        return self.counted == token_rule("")
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Bytes of content for a token."""
-        return self.bytes / self.tokens if self.tokens else None
+        """Bytes of content for a token; null where tokens are estimated by it."""
+        return self.bytes / self.tokens if self.tokens and not self.estimated else None
 
     @property
     def languages(self) -> list[Labels]:
@@ -135,6 +144,7 @@ def overview(contents: Contents) -> Overview:
         lengths=_lengths(sample),
         copies=_copies(sample),
         labels=_labels(contents),
+        counted=StepDir(contents.base).facts()["facts"].get("tokens", ""),
     )  # fmt: skip
 
 

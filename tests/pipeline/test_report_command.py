@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,10 @@ def test_bad_rows_are_told_and_not_refused(tmp_path: Path) -> None:
     assert (found["rows"], found["rejected"]) == (1, 3)
     card = (Path(found["report"]).parent / "README.md").read_text()
     assert "3 rows could not be read" in card
+    said = call(str(path), "--out", str(tmp_path / "out"))
+    assert re.search(r"1 document, about \d tokens, 3 bad rows", said)
+    assert said.count(" bad: ") == 3
+    assert "1 bad: text is null, not a string" in said
 
 
 @pytest.mark.parametrize(
