@@ -10,7 +10,7 @@
     assigned                  password, secret, token, api_key ... = value, of enough entropy
     passcode                  `access code ... is 482913`, `the password is ...`, as prose says it
 
-A value that stands for another one is no secret: `${TOKEN}`, `<token>`, `xxxx`, `changeme`,
+A value that stands for another one is no secret: `${TOKEN}`, `%s`, `<token>`, `xxxx`, `changeme`,
 `example`; nor is one that names something else (no digit in it, or one letter again and again).
 Entropy is Shannon's, in bits a character, of the characters of the value. The limits for `assigned`
 values without a known form: 3 bits for hexadecimal digits, 4.5 for what reads as base 64 of 40
@@ -39,6 +39,7 @@ from foresift.pipeline.personal import Hit
 LONGEST_KEY = 1 << 15
 #: base 64 behind the first line of a key whose end was cut off; a line break may be written `\\n`
 _BODY = re.compile(
+    r"(?:(?:\s|\\[nr]){1,4}(?:Proc-Type|DEK-Info): [^\n\\]{0,80})*"
     r"(?:(?:\s|\\[nr]){1,4}[0-9A-Za-z+/=]{16,})*(?:(?:\s|\\[nr]){1,4}[0-9A-Za-z+/=]{1,15}\s*\Z)?"
 )
 
@@ -111,8 +112,8 @@ _NAMES = {
     "credential": ["credential"],
 }
 _ASSIGNED = re.compile(
-    r"[\w-]{0,32}[\"']?\]?\s{0,4}(?:=>|:=|[:=])\s{0,4}(?:[\"'`]([^\s\"'`]{6,256})[\"'`]"
-    r"|([^\s\"'`,;<>(){}\[\]]{8,256})(?![\w(\[.]))"
+    r"[\w-]{0,32}[\"']?\]?\s{0,4}(?:=>|:=|[:=])\s{0,4}(?:[\"'`]([^\s\"'`]{6,1024})[\"'`]"
+    r"|([^\s\"'`,;<>(){}\[\]]{8,1024})(?![\w(\[.]))"
 )
 _PROSE = {
     "code": ["access code", "passcode", "pass code", "security code", "entry code", "door code"],
@@ -123,7 +124,8 @@ _SPOKEN = re.compile(
     r"\b[^.:;=\n]{0,48}?(?:\bis|\bwas|:)\s{0,3}[\"'`]?((?=[^\s\"'`(]{0,32}\d)[^\s\"'`,;()]{4,64})"
 )
 _STANDS_FOR = re.compile(
-    r"[$%<{]|\*\*\*|\.\.\.|x{4}|example|change_?me|placeholder|your|dummy|redacted|^(?:none|null|true"
+    r"^[$%]|(?-i:\$[A-Z_({])|%[(sr]|[<{]|\*\*\*|\.\.\."
+    r"|x{4}|example|change_?me|placeholder|your|dummy|redacted|^(?:none|null|true"
     r"|false|undefined|test|password|passwd|pass|secret|token|foo|bar|env|self|this|os|process|http)\b",
     re.IGNORECASE,
 )

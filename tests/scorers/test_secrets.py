@@ -136,10 +136,23 @@ def test_a_private_key_without_an_end_is_its_first_line() -> None:
     assert [(h.start, h.stop) for h in credentials.find(text)] == [(0, 27)]
 
 
+@pytest.mark.parametrize("value", ["Tr0ub4dor$3xY", "pa%24s1word", "k9$t2w!m", made(300)])
+def test_signs_inside_a_value_and_long_values_are_no_stand_ins(value: str) -> None:
+    text = f"password = '{value}' and more"
+    assert [text[h.start : h.stop] for h in credentials.find(text)] == [value]
+
+
+@pytest.mark.parametrize("value", ["$PASS1WORD", "pre${PASS1}", "pre$PASS1", "%s1word9", "a9%(x)s"])
+def test_what_a_shell_or_a_format_fills_in_is_a_stand_in(value: str) -> None:
+    assert credentials.find(f"password = '{value}'") == []
+
+
 @pytest.mark.parametrize("between", ["\n", "\r\n", "\\n"])
 def test_a_private_key_that_is_cut_off_is_covered_to_where_it_ends(between: str) -> None:
     key = between.join(["-----BEGIN PRIVATE KEY-----", made(64, 1), made(64, 2), made(9, 3)])
     assert [(h.start, h.stop) for h in credentials.find(f"a: {key}")] == [(3, 3 + len(key))]
+    named = key.replace(between, f"{between}DEK-Info: AES-128-CBC,0A{between * 2}", 1)
+    assert [(h.start, h.stop) for h in credentials.find(named)] == [(0, len(named))]
     (hit,) = credentials.find(key[: -9 - len(between)] + "\nand then prose")
     assert key[hit.start : hit.stop] == key[: -9 - len(between)]
 
