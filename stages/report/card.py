@@ -25,6 +25,7 @@ from foresift.pipeline.store import Facts, read_json, write_text
 from foresift.stages.report.contents import Contents
 from foresift.stages.report.data_files import DataFiles, data_files
 from foresift.stages.report.mask import excerpt
+from foresift.stages.report.sources import TOP as SOURCES
 
 #: detectors of what belongs to persons; their reasons are types
 PERSONAL = ("pii", "secrets")
@@ -203,21 +204,25 @@ def _composition(told: Facts, files: DataFiles) -> Lines:
     yield ""
     sources, count = told["sources"]["rows"], told["sources"]["count"]
     field = _of(files, "documents", "chosen_documents")
-    rows = ((s["name"], s[field]) for s in sources)
-    yield from _table(f"source ({count:,} in all)", rows)
+    rows = ((s["name"], s[field]) for s in sources[:SOURCES])
+    yield from _table(f"source ({count:,} in all)", rows, told["sources"]["total"][field])
     for column in told["overview"]["labels"]:
         field = _of(files, "documents", "kept")
         rows = ((v["name"], v[field]) for v in column["values"])
-        yield from _table(f"{column['column']} ({column['distinct']:,} values)", rows)
+        total = sum(v[field] for v in [*column["values"], column["others"]] if v)
+        yield from _table(f"{column['column']} ({column['distinct']:,} values)", rows, total)
     if not _languages(told):
         yield "Languages were not measured.\n"
 
 
-def _table(title: str, rows: Iterable[tuple[str, int]]) -> Lines:
+def _table(title: str, rows: Iterable[tuple[str, int]], total: int) -> Lines:
+    """The most frequent, and what they leave of the total."""
     some = sorted(((name, n) for name, n in rows if n), key=lambda row: (-row[1], row[0]))[:TOP]
     if some:
         yield f"| {plain(title)} | documents |\n|---|---:|"
         yield from (f"| {plain(excerpt(name, 80)) or '–'} | {n:,} |" for name, n in some)
+        if rest := total - sum(n for _, n in some):
+            yield f"| (all others) | {rest:,} |"
         yield ""
 
 
@@ -305,7 +310,8 @@ def _limits(told: Facts, files: DataFiles) -> Lines:
     overview = told["overview"]
     drawn = overview["sampled"] < overview["documents"] - overview["holdout"]
     of = f"{overview['sampled']:,} documents drawn by a hash of their content"
-    yield f"- Counts of documents and bytes are exact; quantiles are of {of if drawn else 'all documents'}."
+    of = of if drawn else "all documents"
+    yield f"- Counts of documents and bytes are exact; quantiles are of {of}."
     if rejected := told["run"]["accounts"]["rejected"]:
         yield f"- {rejected:,} rows could not be read and are in no other figure."
     if overview["holdout"] and files.kind != "exported":

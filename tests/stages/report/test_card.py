@@ -90,6 +90,20 @@ def test_figures_are_those_of_the_run(run: Run) -> None:
     assert run.manifest["fingerprint"] in body
 
 
+def test_the_tables_add_up_to_the_documents(tmp_path: Path) -> None:
+    rows = [{"text": f"a document {n}", "source": f"s{n % 25}/x"} for n in range(70)]
+    fields = recipe(write(tmp_path / "a.jsonl", rows), {"score": "length"})
+    fields["data"]["source"] = "source"
+    done = go(fields, tmp_path / "out")
+    page.write(done)
+    _, body = parts(card.write(done))
+    table = body.split("| source (25 in all) | documents |\n|---|---:|\n")[1].split("\n\n")[0]
+    counts = [int(line.split("|")[2]) for line in table.splitlines()]
+    assert len(counts) == 11
+    assert sum(counts) == 70
+    assert table.splitlines()[-1] == "| (all others) | 40 |"
+
+
 def test_nothing_of_the_data_is_markup_or_personal(run: Run) -> None:
     text = card.write(run).read_text(encoding="utf-8")
     assert "company.org" not in text
