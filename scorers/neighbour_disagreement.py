@@ -50,7 +50,7 @@ from foresift.pipeline.labels import label_text, labels
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.store import Facts
-from foresift.pipeline.tables import Column
+from foresift.pipeline.tables import Column, id_words
 from foresift.pipeline.vectors import Documents, spooled
 from foresift.scorers._documents import counted, some
 from foresift.scorers._label_folds import dense_features, out_of_fold
@@ -60,6 +60,7 @@ from foresift.scorers._label_samples import (
     Samples,
     Verdicts,
     checked_threshold,
+    places,
     read,
     write,
 )
@@ -176,14 +177,18 @@ class NeighbourDisagreement(FittedScorer):
         ), {"trusted": int(clean.sum())}  # fmt: skip
 
     def _clean(self, table: pa.Table, documents: Documents) -> Bools:
-        """[d] whether a document's label is trusted."""
+        """[d] whether a document's label is trusted: that of any of its copies is."""
         if not self.trusted:
             return np.zeros(len(documents), dtype=np.bool_)
         column = table[self.trusted]
         if not (pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
             raise DataError(f"trusted is true or false, not {column.type}", where=self.trusted)
         rows = pc.fill_null(column.cast(pa.bool_()), False).to_numpy()
-        found: Bools = rows[documents.rows]
+        labelled = labels(table, self.label)[1] >= 0
+        known = np.unique(id_words(table["id"])[rows & labelled], axis=0)
+        place = places(documents.words, known)
+        found: Bools = np.zeros(len(documents), dtype=np.bool_)
+        found[place[place >= 0]] = True
         if not found.any():
             raise DataError("no document with a vector and a label is trusted", where=self.trusted)
         return found

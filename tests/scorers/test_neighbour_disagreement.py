@@ -143,6 +143,17 @@ def test_copies_order_cells_and_labels_of_copies(tmp_path: Path) -> None:
     assert facts["several"] == 1
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
+def test_a_document_is_trusted_if_any_copy_of_it_is(tmp_path: Path, order: list[int]) -> None:
+    label, ids = np.array(["a", "a", "b", "b", "a"]), np.array([0, 0, 1, 1, 2])
+    vectors, clean = on_line([0, 0, 5, 5, 4.9]), np.array([True, False, False, True, False])
+    rows = table(label[order], ids[order], **{VECTORS: vectors[order], "clean": clean[order]})
+    part = NeighbourDisagreement(label=LABEL, trusted="clean", k=1)
+    found, facts = score(part, rows, tmp_path / "a")
+    assert facts["trusted"] == 2
+    assert found["noise"].tolist() == [float(ids[r] == 2) for r in order]
+
+
 def test_ten_thousand_labels(tmp_path: Path) -> None:
     n = 10_000
     vectors = np.random.default_rng(0).standard_normal((n, 8)).astype(np.float32)
