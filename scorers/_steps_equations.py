@@ -55,6 +55,8 @@ def equations(
     text: str, base: int = 10, values: Mapping[str, float] | None = None
 ) -> Iterator[Equation]:
     """The equations of a trace in order, capital letters given values as they get them."""
+    if "=" not in text:
+        return
     known = dict(values or {})
     bare = _MARK.sub(lambda m: " " * len(m.group()), text)
     marked = [(m.start(1), m.group(1)) for m in _MARK.finditer(text)]

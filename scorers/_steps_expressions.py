@@ -24,7 +24,7 @@ _LIMIT = 1e15
 _DEEPEST, _LONGEST = 64, 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     kind: str
     text: str

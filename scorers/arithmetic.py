@@ -92,7 +92,9 @@ class _Checked:
     def of(cls, trace: Trace) -> _Checked:
         base = _base(trace)
         found = list(equations(trace.text, base))
-        last = number(trace.text, base)
+        due = asked(trace.before, base) if trace.before else None
+        needed = due is not None or not all(e.holds for e in found)
+        last = number(trace.text, base) if needed else None
         given, end = (math.nan, -1) if last is None else (last[0], last[1][0])
         uses = _Uses(found)
         wrong = [
@@ -100,7 +102,6 @@ class _Checked:
             for k, e in enumerate(found)
             if not e.holds
         ]
-        due = asked(trace.before, base) if trace.before else None
         if due is None or last is None:
             return cls(found, wrong, None, (0, 0), math.nan)
         right = abs(due - given) <= 1e-6 * max(1.0, abs(due))

@@ -10,8 +10,9 @@ Kinds, and what each must look like: pipeline/credentials.py. A GitHub token who
 counts with confidence 0.5: it may be of a form that is not known yet. Measured on ordinary web
 text and code (Pile): 30 MB/s on one core.
 
-What fails: keys of services without a form of their own and without a telling name beside them;
-forms that are newer than this list. A value is never stored.
+What fails: keys of services without a form of their own and without a telling name beside them
+(`Authorization: Bearer ...`); values with a space in them, and without quotation marks those with a
+comma, semicolon or bracket; forms that are newer than this list. A value is never stored.
 """
 
 from __future__ import annotations
