@@ -24,7 +24,7 @@ from foresift.stages.report.contents import Contents
 
 SCHEMA = "foresift.report/1"
 #: what `page.sections` has for the template alone
-_PAGE = frozenset(("manifest", "accounts", "command", "written"))
+_PAGE = frozenset(("manifest", "accounts", "command", "measured", "written"))
 #: properties that pick out what the fields hold
 _AGAIN = frozenset(("last", "changes", "kinds", "languages"))
 

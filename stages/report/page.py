@@ -96,6 +96,7 @@ def sections(contents: Contents, other: Contents | None = None) -> dict[str, Any
         "written": _when(contents.path),
         "evidence": told,
         "result": sentence(told) if told else "",
+        "measured": {s["verb"] for s in manifest["steps"]} <= {"read", "score", "dedup"},
         "warnings": warnings(manifest),
         "overview": overview(contents),
         "funnel": funnel(manifest["accounts"]),

@@ -127,6 +127,20 @@ def test_the_first_component_of_an_address_is_its_host() -> None:
     ]  # fmt: skip
 
 
+def test_what_was_measured_alone_says_that_nothing_was_taken(tmp_path: Path) -> None:
+    half = "2 (50.0 %) repeat another: without them 2 remain, with 50.0 % of the tokens."
+    for name, rows, said in (
+        ("some", "aaab", f"4 documents measured; the files stay as they are. {half}"),
+        ("none", "a", "1 document measured; the files stay as they are. None repeats another."),
+    ):
+        data = write_lines(tmp_path / f"{name}.jsonl", [{"text": t} for t in rows])
+        run = go(recipe(data, [{"dedup": "exact"}, LETTERS], holdout=0), tmp_path / name)
+        text = "".join(check(page.render(Contents.open(run.path))).text)
+        assert said in " ".join(text.split())
+        assert "were kept" not in text
+        assert "holdout left out" not in text
+
+
 def test_the_page_is_the_same_each_time_and_leaves_no_other_file(nasty: Run) -> None:
     first = page.write(nasty).read_bytes()
     second = page.write(nasty).read_bytes()
