@@ -146,6 +146,11 @@ def _column(hit: Hit) -> str:
 
 
 def _keys(text: str, hits: list[Hit], key: bytes) -> list[bytes]:
-    if not key:
-        return []
-    return sorted({personal.keyed(hit.kind, text[hit.start : hit.stop], key) for hit in hits})
+    return sorted({_keyed(h.kind, text[h.start : h.stop], key) for h in hits}) if key else []
+
+
+def _keyed(kind: str, value: str, key: bytes) -> bytes:
+    try:
+        return personal.keyed(kind, value, key)
+    except ValueError:  # what Presidio takes for an address may be a network: 10.0.0.0/8
+        return personal.keyed("", value, key)

@@ -17,7 +17,7 @@ from foresift.pipeline import personal
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.findings import findings
 from foresift.pipeline.personal_numbers import card
-from foresift.scorers.pii import Pii
+from foresift.scorers.pii import Pii, _keys
 from tests.runs import ROOT
 from tests.scorers.identity_numbers import KNOWN, plain_luhn, planted
 
@@ -265,3 +265,13 @@ def test_a_card_needs_an_issuer() -> None:
     assert plain_luhn("9999999999999995")
     assert not card("9999999999999995")
     assert not card("4000000000000000")
+
+
+def test_what_is_no_address_after_all_has_a_hash_too() -> None:
+    """Presidio calls a network or an address with a zone an IP_ADDRESS."""
+    text = "see 10.0.0.0/8 and fe80::1%eth0/64"
+    hits = [personal.Hit("ip", 4, 14, 0.6, False), personal.Hit("ip", 19, 34, 0.6, False)]
+    found = _keys(text, hits, b"0123456789abcdef")
+    assert [len(key) for key in found] == [16, 16]
+    assert len(set(found)) == 2
+    assert _keys(text, hits, b"") == []
