@@ -16,8 +16,6 @@ numbers. `reason` then says why. Values lie in [0, 1]; they depend on no padding
 from __future__ import annotations
 
 import contextlib
-import copy
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -26,19 +24,14 @@ import numpy.typing as npt
 import torch
 
 from foresift.pipeline.errors import ModelError
+from foresift.pipeline.lm.attention import Found, attention_layers, captured
 from foresift.pipeline.lm.live import LiveModel, Seen
 from foresift.pipeline.online import Candidates
 from foresift.stages.samplers._tokens import span_starts
 
 Row = Literal["token", "predictor"]
-_NAME = "foresift_prompt_attention"
 #: numbers of one block of attention logits
 _BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
-#: what kernels are handed that changes nothing here, or is accounted for
-_KNOWN = {
-    "scaling", "softcap", "sliding_window", "dropout", "is_causal", "position_ids", "use_cache",
-    "cache_position", "output_attentions", "output_hidden_states", "return_dict",
-}  # fmt: skip
 
 
 class PromptAttention:
@@ -48,9 +41,7 @@ class PromptAttention:
         live.whole("attention to the prompt")
         self.live, self.layer, self.row = live, layer, row
         self.reason = ""
-        layers = sorted(
-            (m for m in live.model.modules() if _is_attention(m)), key=lambda m: int(m.layer_idx)
-        )
+        layers = attention_layers(live.model)
         if layers and not -len(layers) <= layer < len(layers):
             raise ModelError(f"layer {layer} of {len(layers)} does not exist", where="layer")
         self.module: Any = layers[layer] if layers else None
@@ -60,7 +51,7 @@ class PromptAttention:
     def look(self, candidates: Candidates) -> tuple[Seen, npt.NDArray[np.float64]]:
         """(candidates with `nll`, [counted tokens] their attention to the prompt)."""
         if self.module is not None:
-            with _captured(self.module) as found:
+            with captured(self.module) as found:
                 seen = self.live.look(candidates, ("nll",))
             self.reason = found.unknown
             if not self.reason:
@@ -71,7 +62,7 @@ class PromptAttention:
         scores = self._from_matrix(seen)
         return seen, scores[seen.counted].double().cpu().numpy()
 
-    def _scores(self, found: _Found, seen: Seen) -> torch.Tensor:
+    def _scores(self, found: Found, seen: Seen) -> torch.Tensor:
         assert found.query is not None
         assert found.key is not None
         starts = span_starts(seen).to(found.query.device)
@@ -88,65 +79,6 @@ class PromptAttention:
         if not maps or maps[self.layer] is None:
             raise ModelError(f"{self.reason}, and it gives no attention maps", where="layer")
         return summed(maps[self.layer], span_starts(seen).to(ids.device), self.row).cpu()
-
-
-def _is_attention(module: Any) -> bool:
-    named = type(module).__name__.endswith("Attention")
-    return (
-        named and isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "config")
-    )
-
-
-class _Found:
-    """Queries and keys as the kernel got them."""
-
-    query: torch.Tensor | None = None
-    key: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-    unknown = ""
-    scale = 1.0
-    window, cap = 0, 0.0
-
-    def take(self, module: Any, query: Any, key: Any, mask: Any, given: Any) -> None:
-        self.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 4 else None
-        more = sorted(n for n, v in given.items() if n not in _KNOWN and v is not None)
-        name = type(module).__name__
-        if self.query is not None:
-            self.unknown = f"{name} calls its kernel more than once in a forward"
-        elif more:
-            self.unknown = f"{name} hands {', '.join(more)} to its kernel"
-        scale = given.get("scaling") or getattr(module, "scaling", None) or query.shape[-1] ** -0.5
-        self.query, self.key, self.scale = query, key, float(scale)
-        self.window = int(given.get("sliding_window") or 0)
-        self.cap = float(given.get("softcap") or 0.0)
-
-
-@contextlib.contextmanager
-def _captured(module: Any) -> Iterator[_Found]:
-    """Within, the module's kernel is also watched; other layers and the mask are not touched."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    found, before = _Found(), module.config
-    kernel = before._attn_implementation
-
-    def watch(layer: Any, query: Any, key: Any, value: Any, mask: Any, **given: Any) -> Any:
-        found.take(layer, query, key, mask, given)
-        if kernel in ALL_ATTENTION_FUNCTIONS:
-            run = ALL_ATTENTION_FUNCTIONS[kernel]
-        else:
-            run = sys.modules[type(layer).__module__].eager_attention_forward  # type: ignore[attr-defined]
-        return run(layer, query, key, value, mask, **given)
-
-    ALL_ATTENTION_FUNCTIONS[_NAME] = watch
-    module.config = copy.copy(before)
-    module.config._attn_implementation = _NAME
-    try:
-        yield found
-    finally:
-        module.config = before
-        del ALL_ATTENTION_FUNCTIONS[_NAME]
-    if found.query is None:
-        found.unknown = f"{type(module).__name__} does not use the shared attention interface"
 
 
 @contextlib.contextmanager

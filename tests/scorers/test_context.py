@@ -14,9 +14,10 @@ import torch
 
 from foresift.pipeline.errors import RecipeError
 from foresift.pipeline.findings import findings
+from foresift.pipeline.lm.attention import Found
 from foresift.pipeline.lm.model import ModelSpec, load
 from foresift.scorers._steps import Trace
-from foresift.scorers._steps_attention import Attention, Found, averaged
+from foresift.scorers._steps_attention import Attention, averaged
 from foresift.scorers._steps_context import CONTEXT, Context, context
 from foresift.scorers.context_gain import ContextGain
 from foresift.scorers.distractor import Distractor, relative_drop

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from foresift.pipeline.errors import ModelError
+from foresift.pipeline.lm import attention
 from foresift.pipeline.lm.live import LiveModel
 from foresift.pipeline.online import IGNORED
 from foresift.stages.samplers import _attention
@@ -106,7 +107,7 @@ def test_what_hands_more_to_its_kernel_is_read_from_maps(monkeypatch: pytest.Mon
     rows = token_rows.candidates()
     live = LiveModel(token_rows.model("qwen2"))
     expected = _attention.PromptAttention(live).look(rows)[1]
-    monkeypatch.setattr(_attention, "_KNOWN", {"scaling"})
+    monkeypatch.setattr(attention, "_KNOWN", {"scaling"})
     reader = _attention.PromptAttention(live)
     found = reader.look(rows)[1]
     assert "Qwen2Attention hands" in reader.reason
