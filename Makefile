@@ -54,7 +54,7 @@ browser:
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then \
 	  echo "browser: there already"; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	  { timeout 120 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 400 apt-get install -y -qq \
 	    --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 \
 	    && echo "browser: installed" || echo "browser: cannot be installed; its tests will skip"; \
 	else \
