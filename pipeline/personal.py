@@ -240,10 +240,13 @@ def _stretch(claims: _Claims, start: int, stop: int) -> None:
     for number in NATIONAL:
         if digits < number.digits:
             continue
-        for found in number.pattern.finditer(text, max(0, start - number.before), end):
-            place = found.span()
-            if place[0] < stop and number.agrees(found[0]) and number.named_before(text, place[0]):
+        at = max(0, start - number.before)
+        while (inside := number.pattern.search(text, at, end)) and inside.start() < stop:
+            place = inside.span()
+            at = place[0] + 1  # where it is none, one may begin inside: 2024 4111 1111 1111 1111
+            if number.agrees(inside[0]) and number.named_before(text, place[0]):
                 claims.add(number.kind, *place, number.confidence, number.checked)
+                at = place[1]
     for found in PHONE.finditer(text, max(0, start - 2), end):
         if found.start() < stop:
             sure = phone_confidence(text, found.start(), found.end())

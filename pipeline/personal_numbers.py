@@ -143,6 +143,8 @@ _CARD = (
 )
 NATIONAL: tuple[Number, ...] = (
     _number("card", _CARD, 12, card),
+    # what stands behind is a date or a code: 4111 1111 1111 1111 12/25
+    _number("card", rf"[1-6]\d{{3}}(?:{_SEP}\d{{4}}){{3}}", 16, card),
     _number("fr_nir", r"[12][ ]?\d\d[ ]?\d\d[ ]?(?:\d\d|2[AB])[ ]?\d{3}[ ]?\d{3}[ ]?\d\d", 6,
             checksums.fr_nir, 1.0),
     _number("cn_resident_id", r"[1-9]\d{16}[\dXx]", 17, checksums.cn_resident_id, 1.0),

@@ -275,3 +275,13 @@ def test_what_is_no_address_after_all_has_a_hash_too() -> None:
     assert [len(key) for key in found] == [16, 16]
     assert len(set(found)) == 2
     assert _keys(text, hits, b"") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [("", " 12/25"), ("", " 123"), ("order 2024 ", ""), ("1234 5678 ", " 99"), ("", " 2024")],
+)
+def test_a_card_is_found_beside_other_numbers(before: str, behind: str) -> None:
+    value = "4111 1111 1111 1111"
+    found = personal.find(f"{before}{value}{behind}.")
+    assert ("card", len(before), len(before) + len(value)) in [h[:3] for h in found]
