@@ -143,8 +143,9 @@ class _Hardest(Masker):
         labels = torch.full_like(seen.candidates.labels, IGNORED)
         ends = seen.signals.offsets
         for row, (a, b) in enumerate(itertools.pairwise(ends)):
-            if b > a:  # the rows are padded on the right, and every token but the first counts
-                at = 1 + int(seen.signals.token["nll"][a:b].argmax())
+            if b > a:  # the rows are padded on the right
+                highest = int(seen.signals.token["nll"][a:b].argmax())
+                at = int(seen.counted[row].nonzero()[highest, 0])
                 labels[row, at] = seen.candidates.labels[row, at]
         return labels
 

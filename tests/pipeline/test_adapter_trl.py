@@ -210,7 +210,7 @@ def test_candidates_are_scored_with_the_adapters_on(tmp_path: Path) -> None:
 def test_tokens_and_sides_are_refused_where_they_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a preference loss is of whole completions"):
         attach(dpo(tmp_path), Highest(), of=12, tokens=Hardest())
-    with pytest.raises(DataError, match="side: must be 'mean', 'chosen', 'rejected', got 'both'"):
+    with pytest.raises(DataError, match=r"side: must be 'mean', 'chosen', .*, got 'both'"):
         attach(dpo(tmp_path), Highest(), of=12, side="both")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="side: SFTTrainer takes no preference pairs"):
         attach(sft(tmp_path), Highest(), of=12, side="mean")
