@@ -36,7 +36,8 @@ from foresift.pipeline.store import read_json
 SCORES: dict[str, Callable[[Found], dict[str, Any] | None]] = {
     "length": lambda found: {},
     "surface": lambda found: {},
-    "heuristics": lambda found: {},
+    # rules of web pages, which nearly every turn of a chat and every answer would break
+    "heuristics": lambda found: {} if found.content == "text" else None,
     "language": lambda found: {"characters": 300},
     "pii": lambda found: {},
     "secrets": lambda found: {},
