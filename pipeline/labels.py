@@ -1,4 +1,7 @@
-"""Columns of labels: clusters, sources, domains. Labels stand in their own order, not the rows'."""
+"""Columns of labels and of numbers that somebody gave: clusters, sources, domains, grades, counts.
+
+Labels stand in their own order, not the rows'.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,18 @@ def labels(table: pa.Table, name: str, depth: int = 0) -> tuple[list[str], Rows]
         known = known.take(pc.sort_indices(known))
     code: Rows = pc.index_in(column, value_set=known).fill_null(-1).to_numpy().astype(np.int64)
     return [label_text(value) for value in known.to_pylist()], code
+
+
+def numbers(table: pa.Table, name: str, what: str) -> npt.NDArray[np.float64]:
+    """[rows] a column as numbers, NaN where there is none; DataError where it holds none of them.
+
+    `what` says what they are: "grades are numbers".
+    """
+    try:
+        column = table[name].cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{what} are numbers: {error}", where=name) from error
+    return np.asarray(column.fill_null(np.nan), dtype=np.float64)
 
 
 def _heads(column: pa.ChunkedArray, name: str, depth: int) -> pa.ChunkedArray:

@@ -44,8 +44,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from foresift.pipeline.errors import DataError
 from foresift.pipeline.findings import FOUND, Findings
+from foresift.pipeline.labels import numbers
 from foresift.pipeline.nouns import Arrays, Scorer
 from foresift.pipeline.tables import Column, content_texts
 from foresift.scorers._junk_cues import cues
@@ -128,7 +128,9 @@ class Junk(Scorer):
     def _m1(self, batch: pa.Table) -> list[bool | None]:
         if not self.engagement:
             return [None] * batch.num_rows
-        likes, length = (_numbers(batch, name) for name in (self.engagement, self.length))
+        likes, length = (
+            numbers(batch, name, "engagement and length") for name in (self.engagement, self.length)
+        )
         junk = (likes > self.popular) & (length < self.short)
         control = (likes <= self.popular) & (length > self.long)
         return [True if j else False if c else None for j, c in zip(junk, control, strict=True)]
@@ -143,18 +145,6 @@ def _ramp(values: Floats, start: float, end: float) -> Floats:
     """0 at `start`, 1 at `end`, in a line between; 0 for NaN."""
     found: Floats = np.clip((np.nan_to_num(values, nan=start) - start) / (end - start), 0, 1)
     return found
-
-
-def _numbers(batch: pa.Table, name: str) -> Floats:
-    try:
-        column = batch[name].cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"no numbers: {error}", where=name) from None
-    return (
-        np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
-        if len(batch)
-        else np.empty(0)
-    )
 
 
 def verdict(value: Any, below: float) -> bool | None:

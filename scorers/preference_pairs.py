@@ -45,6 +45,7 @@ import xxhash
 from foresift.pipeline.by_id import read_by_id, write_by_id
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.findings import FOUND, Findings
+from foresift.pipeline.labels import numbers
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import Column, first_copies, id_words
@@ -134,7 +135,9 @@ class PreferencePairs(FittedScorer):
         lengths, same = _lengths(pairs), np.array([similarity(*p) for p in pairs], dtype=np.float64)
         margin = np.full(len(pairs), np.nan)
         if self.chosen_reward:
-            margin = _numbers(batch, self.chosen_reward) - _numbers(batch, self.rejected_reward)
+            margin = numbers(batch, self.chosen_reward, "rewards") - numbers(
+                batch, self.rejected_reward, "rewards"
+            )
         empty = np.array([not (a.strip() and b.strip()) for a, b in pairs], dtype=np.bool_)
         findings = Findings(len(pairs))
         found = {
@@ -167,13 +170,6 @@ def _texts(table: pa.Table, name: str) -> list[str]:
     if not (pa.types.is_string(table[name].type) or pa.types.is_large_string(table[name].type)):
         raise DataError(f"answers are strings, this column is {table[name].type}", where=name)
     return [t or "" for t in table[name].to_pylist()]
-
-
-def _numbers(table: pa.Table, name: str) -> Floats:
-    try:
-        return np.asarray(table[name].cast(pa.float64()).to_pandas(), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"rewards are numbers: {error}", where=name) from error
 
 
 def _question(trace: Trace) -> bytes:

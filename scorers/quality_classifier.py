@@ -39,7 +39,7 @@ import pyarrow as pa
 from foresift.pipeline import references as texts_of
 from foresift.pipeline.by_id import read_by_id, write_by_id
 from foresift.pipeline.errors import DataError
-from foresift.pipeline.labels import labels
+from foresift.pipeline.labels import labels, numbers
 from foresift.pipeline.nouns import AimedScorer, Arrays, Reference
 from foresift.pipeline.references import Aims
 from foresift.pipeline.rng import Rng
@@ -153,11 +153,7 @@ class QualityClassifier(AimedScorer):
             good = np.array([*(float(name == self.good) for name in names), np.nan])
             found: Floats = good[codes]
             return found
-        try:
-            column = table[self.label].cast(pa.float64())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"grades are numbers: {error}", where=self.label) from None
-        return np.asarray(column.to_numpy(), dtype=np.float64)
+        return numbers(table, self.label, "grades")
 
     def _referred(self, references: Sequence[Reference]) -> Iterator[tuple[Any, Floats, Any]]:
         good = len(_listed(self.kept)) if references else 0

@@ -32,6 +32,7 @@ import pyarrow as pa
 
 from foresift.pipeline.by_id import read_by_id, write_by_id
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.labels import numbers
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import Column, first_copies, id_words
@@ -102,11 +103,7 @@ class RolloutGain(FittedScorer):
         """[rows, 2] right rollouts; NaN where one is not there."""
         found = np.empty((table.num_rows, 2))
         for k, name in enumerate(self.needs):
-            try:
-                column = table[name].cast(pa.float64())
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise DataError(f"right rollouts are numbers: {error}", where=name) from error
-            found[:, k] = np.asarray(column.to_numpy(), dtype=np.float64)
+            found[:, k] = numbers(table, name, "right rollouts")
             known = found[np.isfinite(found[:, k]), k]
             if ((known < 0) | (known > self.rollouts) | (known % 1 != 0)).any():
                 raise DataError(f"right ones of {self.rollouts} rollouts are counted", where=name)

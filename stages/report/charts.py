@@ -128,7 +128,7 @@ def lines(series: Sequence[Line], *, x_label: str, y_label: str, label: str = ""
     parts.append(_axis_x(along, labels(along), x, base, left, width - right))
     parts += [_series(s, x, y) for s in series]
     parts.append(_legend(series, left))
-    parts.append(_text((left + width - right) / 2, height - 12, x_label, "axis middle"))
+    parts.append(svg_text((left + width - right) / 2, height - 12, x_label, "axis middle"))
     middle = (top + base) / 2
     parts.append(
         f'<text class="axis middle" transform="translate(14 {middle:.1f}) rotate(-90)">'
@@ -172,7 +172,7 @@ def _grid_y(marks: Sequence[float], y: Scale, left: float, right: float, unit: s
     shown = labels([100 * v for v in marks]) if unit == "%" else labels(marks)
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
-        + _text(left - 5, y(v) + 3.5, text + unit, "tick end")
+        + svg_text(left - 5, y(v) + 3.5, text + unit, "tick end")
         for v, text in zip(marks, shown, strict=True)
     )
 
@@ -183,7 +183,7 @@ def _axis_x(
     line = f'<line class="frame" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>'
     return line + "".join(
         f'<line class="frame" x1="{x(v):.1f}" x2="{x(v):.1f}" y1="{base}" y2="{base + 4}"/>'
-        + _text(x(v), base + 16, text, "tick middle")
+        + svg_text(x(v), base + 16, text, "tick middle")
         for v, text in zip(marks, shown, strict=True)
     )
 
@@ -216,12 +216,13 @@ def _legend(series: Sequence[Line], left: float) -> str:
     for line in series:
         parts.append(f'<path class="line {line.kind}" d="M{at:.1f} 16h24"/>')
         parts.append(_marker(line.kind, at + 12, 16))
-        parts.append(_text(at + 31, 20, line.name, "legend"))
+        parts.append(svg_text(at + 31, 20, line.name, "legend"))
         at += 52 + 7.2 * len(line.name)
     return "".join(parts)
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
+def svg_text(x: float, y: float, text: str, kind: str) -> str:
+    """Escaped text of a class of the style sheet."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 

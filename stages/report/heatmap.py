@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from foresift.stages.report.charts import svg_text
+
 #: characters of a name beside the chart, and of one of its words when that is too long
 NAME, WORD = 30, 5
 #: up to so many columns cells show their values
@@ -39,12 +41,12 @@ def lower_half(
     for row in range(k):
         y = top + row * size
         parts.append(
-            _text(left - 8, y + size / 2 + 4, f"{short(names[row])}  {row + 1}", "tick end")
+            svg_text(left - 8, y + size / 2 + 4, f"{short(names[row])}  {row + 1}", "tick end")
         )
         for column in range(row):
             parts.append(_cell(names, values[row][column], row, column, left, y, size, k <= ROOMY))
         parts.append(
-            _text(left + (row + 0.5) * size, y + size / 2 + 4, str(row + 1), "tick middle")
+            svg_text(left + (row + 0.5) * size, y + size / 2 + 4, str(row + 1), "tick middle")
         )
     width, height = left + k * size + 8, top + k * size + 6
     title = escape(label)
@@ -71,9 +73,5 @@ def _cell(
     if roomy and value is not None:
         ink = "heat-strong" if abs(value) > 0.6 else "heat-ink"
         shown = f"{value:.2f}".replace("-", "−").replace("0.", ".")
-        text = _text(x + size / 2, y + size / 2 + 3.5, shown, f"{ink} middle")
+        text = svg_text(x + size / 2, y + size / 2 + 3.5, shown, f"{ink} middle")
     return f"<g><title>{title}</title>{rect}{text}</g>"
-
-
-def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'

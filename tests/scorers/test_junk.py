@@ -43,7 +43,7 @@ def test_m1_is_popular_and_short_against_unpopular_and_long() -> None:
     assert run(["a", "b"], likes=[None, 900], tokens=[5, None])["m1"] == [None, None]
     assert run(["a"])["m1"] == [None]
     assert run(["a"], likes=["900"], tokens=["5"])["m1"] == [True]
-    with pytest.raises(DataError, match="likes: no numbers"):
+    with pytest.raises(DataError, match="likes: engagement and length are numbers"):
         run(["a"], likes=["many"], tokens=[5])
 
 
