@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from foresift.pipeline.adapters.hf import _refuse
+from foresift.pipeline.adapters._trainer import refuse
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.lm.live import unwrap
 from foresift.pipeline.online import EpochPlan
@@ -37,7 +37,7 @@ def refuse_trainer(trainer: Any) -> None:
             "weights are sharded (FSDP, DeepSpeed); epoch plans were not tried with that",
             where="attach_epochs",
         )
-    _refuse(trainer)
+    refuse(trainer)
     trainer._set_signature_columns_if_needed()
     labelled = "labels" in trainer._signature_columns and _next_tokens(trainer)
     reasons = {

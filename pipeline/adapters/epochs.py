@@ -56,7 +56,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from foresift.pipeline.adapters._epochs_fit import refuse_trainer, refuse_weights, whole_epochs
 from foresift.pipeline.adapters._pace import Pace
 from foresift.pipeline.adapters._row_losses import row_sums, watched
-from foresift.pipeline.adapters.hf import _checkpoint, _columns, _Counted, _no_rows
+from foresift.pipeline.adapters._trainer import Counted, checkpoint_of, columns_of, no_rows
 from foresift.pipeline.epoch_stream import EpochStream, Visit
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.online import EpochPlan, Rows, State
@@ -111,8 +111,8 @@ class AttachedEpochs:
 
     def __init__(self, trainer: Any, plan: EpochPlan, ids: str, seed: int) -> None:
         self.trainer, self.plan, self.ids, self.seed = trainer, plan, ids, seed
-        self.data = _columns(trainer, ids)
-        RowSource(self.data, ids, _no_rows).read(np.array([0]))  # ids are there
+        self.data = columns_of(trainer, ids)
+        RowSource(self.data, ids, no_rows).read(np.array([0]))  # ids are there
         self.own: dict[str, Callable[..., Any]] = {n: getattr(trainer, n) for n in _REPLACED}
         self.callback = _Following(self)
         self._begin(None)
@@ -175,7 +175,7 @@ class AttachedEpochs:
         accumulated = self.trainer.args.gradient_accumulation_steps
         steps = len(self.data) // self.stream.batch
         return torch.utils.data.DataLoader(
-            _Counted(steps * self.stream.batch),
+            Counted(steps * self.stream.batch),
             batch_size=self.stream.batch // accumulated,
             generator=torch.Generator(),
         )
@@ -344,4 +344,4 @@ class _Following(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:
-            write_state(self.attached.state_dict(), _checkpoint(args, state) / STATE_FILE)
+            write_state(self.attached.state_dict(), checkpoint_of(args, state) / STATE_FILE)

@@ -38,6 +38,15 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from foresift.pipeline.adapters._trainer import (
+    REPLACED,
+    Counted,
+    checkpoint_of,
+    columns_of,
+    no_rows,
+    refuse,
+    takes_pairs,
+)
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.given_order import GivenOrder, candidate_order
 from foresift.pipeline.lm.live import Mode
@@ -49,7 +58,6 @@ from foresift.pipeline.stream_state import read_state, write_state
 
 STATE_FILE = "foresift_stream.safetensors"
 GUARD_FILE = "foresift_guard.safetensors"
-_REPLACED = ("train", "get_train_dataloader", "get_batch_samples")
 
 
 def attach(
@@ -78,8 +86,8 @@ def attach(
     The rest is as for `Stream`.
     """
     args = trainer.args
-    _refuse(trainer)
-    if _takes_pairs(trainer):
+    refuse(trainer)
+    if takes_pairs(trainer):
         side = side or "mean"
     elif side is not None:
         raise DataError(f"{type(trainer).__name__} takes no preference pairs", where="side")
@@ -99,7 +107,7 @@ def attach(
     options |= {"order": order, "side": side, "at_once": at_once, "check_every": check_every}
     options["autocast"] = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     attached = Attached(trainer, method, options)
-    for name in _REPLACED:
+    for name in REPLACED:
         setattr(trainer, name, getattr(attached, name))
     trainer.add_callback(attached.callback)
     return attached
@@ -110,8 +118,8 @@ class Attached:
 
     def __init__(self, trainer: Any, method: BatchMethod, options: Mapping[str, Any]) -> None:
         self.trainer, self.method, self.options = trainer, method, dict(options)
-        self.data = _columns(trainer, options["ids"])
-        source = source_of(self.data, options["ids"], _no_rows, options["side"], options["tokens"])
+        self.data = columns_of(trainer, options["ids"])
+        source = source_of(self.data, options["ids"], no_rows, options["side"], options["tokens"])
         order = candidate_order(options["order"], source, options["of"], options["seed"])
         if isinstance(order, GivenOrder):  # a plan is read once
             self.options["order"] = order
@@ -140,7 +148,7 @@ class Attached:
         """A loader of as many micro-batches as an epoch has; what it yields is not looked at."""
         micro = self.options["keep"] // self.trainer.args.gradient_accumulation_steps
         return torch.utils.data.DataLoader(
-            _Counted(self.steps_per_epoch * self.options["keep"]),
+            Counted(self.steps_per_epoch * self.options["keep"]),
             batch_size=micro,
             generator=torch.Generator(),
         )
@@ -188,7 +196,7 @@ class Attached:
 
     def detach(self) -> None:
         """Give the Trainer its own batches back."""
-        for name in _REPLACED:
+        for name in REPLACED:
             delattr(self.trainer, name)
         self.trainer.remove_callback(self.callback)
 
@@ -201,7 +209,7 @@ class _Saving(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:
-            self.attached.save(_checkpoint(args, state))
+            self.attached.save(checkpoint_of(args, state))
 
 
 class GuardCallback(TrainerCallback):
@@ -215,7 +223,7 @@ class GuardCallback(TrainerCallback):
         self.guard = guard
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
-        file = _checkpoint(args, state) / GUARD_FILE
+        file = checkpoint_of(args, state) / GUARD_FILE
         if state.global_step and file.is_file():
             self.guard.load_state_dict(read_state(file))
         else:
@@ -226,96 +234,4 @@ class GuardCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:
-            write_state(self.guard.state_dict(), _checkpoint(args, state) / GUARD_FILE)
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-class _Counted(torch.utils.data.Dataset[int]):
-    """So many rows, and nothing in them."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, row: int) -> int:
-        return row
-
-
-def _no_rows(examples: Any) -> Any:
-    return examples
-
-
-def _columns(trainer: Any, ids: str) -> Any:
-    """The training data with the columns that the model takes, and the ids."""
-    data = trainer.train_dataset
-    if trainer.args.remove_unused_columns and hasattr(data, "select_columns"):
-        wanted = {*_taken(trainer), ids}
-        return data.select_columns([name for name in data.column_names if name in wanted])
-    return data
-
-
-def _taken(trainer: Any) -> set[str]:
-    """The columns that the Trainer takes, whatever the data has."""
-    trainer._set_signature_columns_if_needed()
-    return set(trainer._signature_columns)
-
-
-def _takes_pairs(trainer: Any) -> bool:
-    return _taken(trainer) >= {"prompt_ids", "chosen_ids", "rejected_ids"}
-
-
-def _refuse(trainer: Any) -> None:
-    """DataError with the reason, where a stream cannot choose for this Trainer."""
-    from transformers import Trainer  # imports datasets, which the core does without
-
-    args, kind = trainer.args, type(trainer)
-    data, config = trainer.train_dataset, trainer.accelerator.dataloader_config
-    own = [n for n in _REPLACED[1:] if getattr(kind, n, None) is not getattr(Trainer, n)]
-    parallel = [n for n in ("tp", "cp", "sp") if getattr(trainer, f"get_{n}_size", int)() > 1]
-    reasons = {
-        "a method is attached already; detach() it first": "train" in vars(trainer),
-        "there is no train_dataset": data is None,
-        "the data is an IterableDataset or has no length; candidates are read by row number":
-            not (hasattr(data, "__len__") and hasattr(data, "__getitem__")),
-        f"{kind.__name__} has its own {', '.join(own)}; choose its rows or prompts beforehand":
-            bool(own),
-        "rows are packed, so a row has no id and cannot be chosen; set packing=False":
-            getattr(args, "packing", False),
-        "padding_free puts all rows in one line; set padding_free=False":
-            getattr(args, "padding_free", False),
-        "dispatch_batches and split_batches let one process read for all; each reads its own here":
-            bool(config.dispatch_batches or config.split_batches),
-        "auto_find_batch_size changes the batch within a run": args.auto_find_batch_size,
-        "several GPUs in one process (DataParallel) would be scored by one of them; start a process"
-        " for each with torchrun": args.n_gpu > 1,
-        "weights are sharded (FSDP, DeepSpeed): scoring needs whole weights in each process":
-            trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
-        f"processes share rows ({', '.join(parallel)} parallelism); only data parallelism works":
-            bool(parallel),
-        **_unlike_pairs(trainer, kind.__name__),
-    }  # fmt: skip
-    for reason, holds in reasons.items():
-        if holds:
-            raise DataError(reason, where="attach")
-
-
-def _unlike_pairs(trainer: Any, name: str) -> dict[str, bool]:
-    """Reasons against preference trainers whose rows are no pairs of texts; told by columns."""
-    taken = _taken(trainer)
-    return {
-        f"{name} trains a score on hidden states; its model predicts no tokens, which is what"
-        " methods look at; choose its pairs beforehand, in a recipe":
-            taken >= {"chosen_ids", "rejected_ids"} and "prompt_ids" not in taken,
-        f"{name} estimates its KL term from the completions of rows that stand together in the"
-        " data, which choosing takes apart; choose its rows beforehand, in a recipe, or train on"
-        " pairs with DPOTrainer":
-            taken >= {"completion_ids", "label"},
-        f"{name} makes its inputs of images as it goes, and candidates are looked at without them;"
-        " choose its rows beforehand, in a recipe":
-            "images" in taken and not taken.isdisjoint({"chosen", "label"}),
-    }  # fmt: skip
+            write_state(self.guard.state_dict(), checkpoint_of(args, state) / GUARD_FILE)
