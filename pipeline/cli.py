@@ -1,4 +1,4 @@
-"""The command line: run, report, plan, parts, show, diff, bench-online.
+"""The command line: run, report, plan, parts, show, diff, bench-online, and `cli_forget.py`.
 
 Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's to mend.
 """
@@ -6,18 +6,20 @@ Exit codes: 0 done, 2 something in the recipe, the data or a model is the user's
 from __future__ import annotations
 
 import json
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from foresift.pipeline.errors import ForesiftError
+from foresift.pipeline import cli_forget
+from foresift.pipeline.terminal import (
+    err_console,
+    located,
+    out_console,
+    quiet,
+    say,
+    warnings_shown,
+)
 
 app = typer.Typer(
     name="foresift",
@@ -26,8 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out_console, err_console = Console(), Console(stderr=True)
-
+app.add_typer(cli_forget.app)
 RecipePath = Annotated[Path, typer.Argument(help="A recipe in YAML.", metavar="RECIPE")]
 Overrides = Annotated[
     list[str] | None,
@@ -40,17 +41,6 @@ EngineName = Annotated[
     str, typer.Option(help="local or ray; auto is ray where RAY_ADDRESS is set, else local.")
 ]
 Workers = Annotated[int, typer.Option(help="Worker processes; 0: one for each core.")]
-
-
-@contextmanager
-def located() -> Iterator[None]:
-    """One line and exit code 2 for what the user can mend; a traceback for what is ours."""
-    try:
-        yield
-    except ForesiftError as error:
-        err_console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-        err_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -70,7 +60,7 @@ def run(
     from foresift.pipeline.progress import Bars
     from foresift.pipeline.recipe import Recipe
 
-    _quiet()
+    quiet()
     with located():
         with warnings_shown(), Bars(err_console) as bars:
             done = Recipe.read(recipe, overrides or []).run(out, engine, workers, bars)
@@ -121,12 +111,12 @@ def report(
     from foresift.pipeline.any_data import Wish
     from foresift.pipeline.progress import Bars
 
-    _quiet()
+    quiet()
     wish = Wish(read, text, split)
     asked = reporting.Asked(paths, compare, model, sample, license, wish, out, engine, workers)
     with located():
         with warnings_shown(), Bars(err_console) as bars:
-            found = reporting.report(asked, bars, lambda line: _say(line, err_console))
+            found = reporting.report(asked, bars, lambda line: say(line, err_console))
         reporting.show(found, out_console)
         if as_json:
             print(json.dumps(found.summary()), flush=True)
@@ -145,7 +135,7 @@ def plan(
     from foresift.pipeline import show as view
     from foresift.pipeline.recipe import Recipe
 
-    _quiet()
+    quiet()
     with located():
         view.plan(Recipe.read(recipe, overrides or []).plan(out), out_console)
 
@@ -157,7 +147,7 @@ def parts(
     """List every part by verb; with NAME, its definition, columns and fields."""
     from foresift.pipeline import show as view
 
-    _quiet()
+    quiet()
     with located():
         view.parts(name, out_console)
 
@@ -231,7 +221,7 @@ def bench_online(
 
     Example: foresift bench-online Qwen/Qwen2.5-0.5B chats.jsonl --of 32
     """
-    _quiet()
+    quiet()
     with located():
         from foresift.pipeline import online_bench as online
         from foresift.pipeline.lm.model import ModelSpec
@@ -245,38 +235,6 @@ def bench_online(
         online.show(found, out_console)
         if as_json:
             print(json.dumps(found.summary()), flush=True)
-
-
-class _Warnings(logging.Handler):
-    """Prints warnings above the progress bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        err_console.print("[bold yellow]warning[/] ", end="")
-        err_console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def warnings_shown() -> Iterator[None]:
-    """What a run warns of goes to its log and to the terminal."""
-    handler = _Warnings(logging.WARNING)
-    log = logging.getLogger("foresift")
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-
-
-def _say(line: str, console: Console) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _quiet() -> None:
-    """Libraries' advice to developers is not for people who run recipes."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 if __name__ == "__main__":

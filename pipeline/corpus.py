@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foresift.pipeline import tombstones
 from foresift.pipeline.errors import StoreError
 from foresift.pipeline.store import StepDir, shard_facts
 from foresift.pipeline.tables import BASE, CONTENT, ID
@@ -65,8 +66,11 @@ class Shard:
 
     def alive(self) -> Bools:
         """Which rows earlier decisions left, in row order."""
-        base = _read(self.base, ["holdout"])
+        gone = tombstones.listed(self.base.parent)
+        base = _read(self.base, ["id", "holdout"] if gone else ["holdout"])
         mask: Bools = np.asarray(base["holdout"]) == self.holdout
+        if gone:
+            mask &= ~tombstones.forgotten(base["id"], self.base.parent)
         for m in self.masks:
             kept = self.sidecar(m.path, ["kept"])["kept"].fill_null(False)
             mask &= np.asarray(kept) == m.want

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from foresift.pipeline import tombstones
 from foresift.pipeline.corpus import Corpus, Shard
 from foresift.pipeline.errors import StoreError
 from foresift.pipeline.plan import MAIN, Decided, Plan
@@ -64,7 +65,8 @@ def _shard(
 ) -> pa.Table:
     base = shard.load(["id", "source", "n_tokens", "holdout"])
     rows = shard.rows
-    state = _State(rows, np.asarray(base["holdout"]))
+    gone = tombstones.forgotten(base["id"], shard.base.parent)
+    state = _State(rows, np.asarray(base["holdout"]), gone)
     for decided in history:
         state.apply(decided, shard)
     chosen_in = [d for d in history if d.decisions or d.order]
@@ -93,14 +95,18 @@ def _shard(
 class _State:
     """What is known of the rows of one shard as the rounds go by."""
 
-    def __init__(self, rows: int, holdout: np.ndarray[Any, Any]) -> None:
-        self.open = ~holdout  # not yet dropped for good, not yet chosen
+    def __init__(
+        self, rows: int, holdout: np.ndarray[Any, Any], gone: np.ndarray[Any, Any]
+    ) -> None:
+        self.open = ~(holdout | gone)  # not yet dropped for good, not yet chosen
         self.kept = np.zeros(rows, dtype=np.bool_)
         self.round = np.zeros(rows, dtype=np.int64)
         self.rank = np.full(rows, -1, dtype=np.int64)
         self.weight = np.ones(rows, dtype=np.float32)
         self.reason = np.where(holdout, HOLDOUT, "read").astype(object)
+        self.reason[gone] = tombstones.REASON
         self.step = np.where(holdout, HOLDOUT, "read").astype(object)
+        self.step[gone] = tombstones.FOLDER
 
     def apply(self, decided: Decided, shard: Shard) -> None:
         """Follow one round's decisions; before the rounds, what is dropped is dropped for good."""

@@ -1,0 +1,1 @@
+"""Measures of what a model remembers of a text, attacks on it, and verdicts."""

@@ -1,0 +1,1 @@
+"""Approximate unlearning: the losses, updates and the loop that deletions are compared with."""
