@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from foresift.pipeline.corpus import Shard
+from foresift.pipeline.normal_text import Buffer
 from foresift.pipeline.tables import content_columns, content_texts, string_views
-from foresift.stages.dedup._text import Buffer
 
 #: bytes of content after which a group is handed on; larger ones leave the second-level cache
 GROUP_BYTES = 256 << 10

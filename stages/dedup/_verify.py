@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from foresift.stages.dedup._text import Ints
+from foresift.pipeline.normal_text import Ints
 
 _PAIRS = 1 << 14
 

@@ -24,7 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from foresift.pipeline.components import bucket_pairs, find_clusters
 from foresift.pipeline.corpus import Shard
+from foresift.pipeline.normal_text import words
 from foresift.pipeline.nouns import Facts, Inputs, Job, Stage, StepDir
 from foresift.pipeline.store import ShardWriter
 from foresift.pipeline.tables import ID, Column, id_words
@@ -34,13 +36,10 @@ from foresift.stages.dedup._clusters import (
     EXACT,
     Pool,
     Prefer,
-    bucket_pairs,
     decide,
     decided,
-    find_clusters,
     summary,
 )
-from foresift.stages.dedup._text import words
 
 _SCHEMA = pa.schema([("id", ID), ("key", ID)])
 

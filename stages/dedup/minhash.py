@@ -27,7 +27,7 @@ decisions (an item a shard). Only signatures read text. Memory: about 150 bytes 
 threshold also 4 * bands * rows bytes a row that has a candidate. Cost: about 60 MB/s a core.
 
 Source: Broder 1997 (MinHash); Penedo et al. 2024 (FineWeb) for 14 x 8 and 5-grams; signatures by
-rensa (R-MinHash, see `_sketch.py`).
+rensa (R-MinHash, see `pipeline/minhash.py`).
 """
 
 from __future__ import annotations
@@ -43,23 +43,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foresift.pipeline.components import Ints, bucket_pairs, find_clusters
 from foresift.pipeline.corpus import Shard
+from foresift.pipeline.minhash import band_keys, document_hashes, signatures
 from foresift.pipeline.nouns import Facts, Inputs, Job, Stage, StepDir
 from foresift.pipeline.store import ShardWriter, write_shard
 from foresift.pipeline.tables import ID, Column
 from foresift.stages.dedup._batches import gathered, groups
 from foresift.stages.dedup._clusters import (
     COLUMNS,
-    Ints,
     Pool,
     Prefer,
-    bucket_pairs,
     decide,
     decided,
-    find_clusters,
     summary,
 )
-from foresift.stages.dedup._sketch import band_keys, document_hashes, signatures
 from foresift.stages.dedup._verify import verified
 
 #: documents before it in a bucket that a document is compared with, where a threshold is set

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foresift.stages.dedup._clusters import bucket_pairs, find_clusters
+from foresift.pipeline.components import bucket_pairs, find_clusters
 
 
 def as_sets(pairs: np.ndarray) -> set[tuple[int, int]]:

@@ -106,7 +106,8 @@ def test_direct_pairs_agree_with_exact_jaccard(
 
 def joined_pairs(part: MinHash, corpus: Corpus, out: StepDir) -> set[tuple[int, int]]:
     """Pairs joined directly; without a threshold, all pairs that share a bucket."""
-    from foresift.stages.dedup._clusters import Pool, bucket_pairs
+    from foresift.pipeline.components import bucket_pairs
+    from foresift.stages.dedup._clusters import Pool
 
     pool = Pool.open(corpus, "", "higher")
     signed, paired = StepDir(out.path / "s"), StepDir(out.path / "p")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foresift.stages.dedup._sketch import (
+from foresift.pipeline.minhash import (
     _BYTE,
     _ODD,
     band_keys,
@@ -15,7 +15,7 @@ from foresift.stages.dedup._sketch import (
     signatures,
     span_hashes,
 )
-from foresift.stages.dedup._text import words
+from foresift.pipeline.normal_text import words
 
 BANDS, ROWS = 14, 8
 

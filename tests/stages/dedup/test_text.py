@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foresift.stages.dedup._text import WORD_BYTES, words
+from foresift.pipeline.normal_text import WORD_BYTES, words
 
 
 def plain_oracle(text: str) -> str:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import xxhash
 from rensa import RMinHash
 
+from foresift.pipeline.normal_text import Buffer, Bytes, Ints, Words, words
 from foresift.pipeline.rng import mix
-from foresift.stages.dedup._text import Buffer, Bytes, Ints, Words, words
 
 Keys = npt.NDArray[np.uint64]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
