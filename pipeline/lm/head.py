@@ -2,11 +2,13 @@
 
 The [tokens, vocabulary] matrix is computed tile by tile (ROWS x COLUMNS), and each tile is reduced
 while it lies in cache. With the tile's softmax p, its largest logit m, its s = sum exp(z - m) =
-1 / max p and its q = sum p (z - m), tiles merge exactly: with M = max m and w = exp(m - M),
+1 / max p, its q = sum p (z - m) and u = sum p (z - m)^2 - q^2, tiles merge exactly: with M = max m
+and w = exp(m - M),
 
     S = sum w s        Q = sum w s (q + m - M)
     nll = log S + M - z_target      entropy = log S - Q / S
     top_prob = 1 / S                margin = (1 - exp(second - M)) / S
+    log_variance = sum w s (u + (q + m - M - Q / S)^2) / S
 
 The gradient of a document's mean NLL with respect to the output matrix is G = B' H / T, where H
 [T, d] are the hidden states and B [T, V] = softmax - one_hot. Its norm is taken tile by tile from
@@ -142,8 +144,10 @@ def _sweep(
         z.sub_(tile["top"][:, None])  # the largest is now 0, so its probability is 1 / sum
         p = torch.softmax(z, 1, out=spare[: z.numel()].view_as(z))
         tile["sum"] = 1 / p.amax(1)
-        if "entropy" in names:
+        if "entropy" in names or "log_variance" in names:
             tile["mean"] = p.mul_(z).sum(1)
+        if "log_variance" in names:
+            tile["square"] = p.mul_(z).sum(1)
         for name, values in tile.items():
             found.setdefault(name, []).append(values)
     return {name: torch.stack(values) for name, values in found.items()}
@@ -178,9 +182,15 @@ def _merge(tiles: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, 
     merged = {"log_norm": log_norm}
     if "nll" in names:
         merged["nll"] = log_norm - tiles["target"].double().amax(0)
+    if "mean" in tiles:
+        own = tiles["mean"].double()
+        mean = (w * s * (own + m - top)).sum(0) / total
     if "entropy" in names:
-        mean = (w * s * (tiles["mean"].double() + m - top)).sum(0) / total
         merged["entropy"] = (total.log() - mean).clamp_min(0)
+    if "log_variance" in names:
+        inside = (tiles["square"].double() - own.square()).clamp_min(0)
+        between = (own + m - top - mean).square()
+        merged["log_variance"] = (w * s * (inside + between)).sum(0) / total
     if "top_prob" in names:
         merged["top_prob"] = 1 / total
     if "margin" in names:

@@ -233,9 +233,12 @@ class LiveModel:
         rows = self.logits(ids).flatten(0, 1)[positions]
         log = torch.log_softmax(rows, dim=1)
         p, two = log.exp(), log.topk(2, dim=1).values.exp()
+        entropy = torch.special.entr(p).sum(1)
+        around = log.clamp_min(-1e4) + entropy[:, None]  # a token ruled out gives no NaN
         found = {
             "nll": -log.gather(1, targets[:, None])[:, 0],
-            "entropy": torch.special.entr(p).sum(1),
+            "entropy": entropy,
+            "log_variance": (p * around.square()).sum(1),
             "top_prob": two[:, 0],
             "margin": two[:, 0] - two[:, 1],
         }

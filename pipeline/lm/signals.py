@@ -34,6 +34,7 @@ TOKEN = {
     "entropy": "nats: entropy of the distribution from which the token was predicted",
     "top_prob": "probability of the likeliest token",
     "margin": "probability difference of the two likeliest tokens",
+    "log_variance": "nats^2: variance of the log-probability under that distribution",
 }
 #: one number or vector for each document
 DOCUMENT = {

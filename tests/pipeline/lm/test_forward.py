@@ -43,6 +43,8 @@ def oracle(encoded: Encoded, loaded: Loaded) -> dict[str, list[Any]]:
         two = logp.exp().topk(2).values.detach().numpy()
         out["nll"].append(nll.detach().numpy())
         out["entropy"].append(-(logp.exp() * logp).sum(-1).detach().numpy())
+        mean = (logp.exp() * logp).sum(-1, keepdim=True)
+        out["log_variance"].append((logp.exp() * (logp - mean).square()).sum(-1).detach().numpy())
         out["top_prob"].append(two[:, 0])
         out["margin"].append(two[:, 0] - two[:, 1])
         hidden = seen[0][0].detach().double().numpy()
@@ -90,6 +92,24 @@ def test_signals_equal_the_oracle(make: Make, shape: str, kind: str) -> None:
         np.testing.assert_allclose(
             found.document[name], np.stack(expected[name]), rtol=2e-5, atol=1e-5, err_msg=name
         )
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_the_variance_of_the_log_probability_has_its_known_answer(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(heads.TILE, "cpu", (2, columns))
+    head = heads.Head(torch.eye(3), bias=None)
+    hidden = torch.tensor([[0.7, 0.2, 0.1]] * 3 + [[1.0, 1e-30, 1e-30]]).log() + 5.0
+    names = ["nll", "entropy", "log_variance"]
+    found = heads.statistics(head, hidden, torch.tensor([0, 1, 2, 0]), names)
+    assert found["entropy"][0] == pytest.approx(0.8018, abs=1e-4)  # mu = -0.8018
+    assert found["log_variance"][:3].tolist() == pytest.approx([0.4944] * 3, abs=1e-4)
+    deviation = (found["entropy"] - found["nll"]) / found["log_variance"].sqrt()
+    assert deviation[:3].tolist() == pytest.approx([0.6331, -1.1486, -2.1344], abs=1e-4)
+    assert found["log_variance"][3] == pytest.approx(0, abs=1e-20)  # never below 0
+    alone = heads.statistics(head, hidden, torch.tensor([0, 1, 2, 0]), ["log_variance"])
+    assert torch.equal(alone["log_variance"], found["log_variance"])
 
 
 def test_a_long_document_takes_the_direct_gradient_form(make: Make) -> None:

@@ -13,7 +13,7 @@ from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.live import LiveModel, compact
 from foresift.pipeline.online import IGNORED, Candidates
 
-NAMES = ("nll", "entropy", "top_prob", "margin")
+NAMES = ("nll", "entropy", "top_prob", "margin", "log_variance")
 ROWS = [[5, 6, 7, 8, 9], [3, 4], [11, 12, 13, 14], [7]]
 
 
@@ -52,6 +52,8 @@ def expected(model: Any, prompt: int) -> dict[str, np.ndarray]:
             found["entropy"].append(-(line.exp() * line).sum().item())
             found["top_prob"].append(two[0].item())
             found["margin"].append((two[0] - two[1]).item())
+            mean = (line.exp() * line).sum()
+            found["log_variance"].append((line.exp() * (line - mean).square()).sum().item())
     return {name: np.array(values) for name, values in found.items()}
 
 
