@@ -1,0 +1,263 @@
+"""What a request means: the rows its keys name, and the copies of these, wherever they were read.
+
+    1 columns    document, text, key, licence, personal: ids, sources and score columns
+    2 texts      entity: word-bounded, in any case (a pass over the text, only where one is asked)
+    3 copies     exact, near and substring copies of all that is named (`copies.py`; one pass)
+    4 suspects   semantic copies by an `embedding` score, where `semantic` asks for them
+
+All rows count: holdout, dropped and rejected ones alike, in every data set that was read, and rows
+that were forgotten before too. A row has one line: the first reason of text ... personal, exact,
+near, substring that holds. Exact copies share a reason, except that only rows under the source of a
+`key` are named by it; their copies elsewhere are `exact`.
+
+DataError: nothing matches, or more than `most` of all rows do, or a request of the same name asked
+for other keys. Copies of copies are not looked for: similarity would run away along a chain.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from foresift.pipeline.corpus import Shard
+from foresift.pipeline.engines.local import LocalEngine
+from foresift.pipeline.errors import DataError
+from foresift.pipeline.nouns import Engine, Progress, Resources, silent
+from foresift.pipeline.plan_rows import content_at
+from foresift.pipeline.store import read_json
+from foresift.pipeline.tables import content_texts
+from foresift.stages.forget import copies
+from foresift.stages.forget._find_index import Sought
+from foresift.stages.forget._find_keys import Entity, columns_of, fold, hint, named, text_id
+from foresift.stages.forget._find_words import Flags
+from foresift.stages.forget.copies import Measure
+from foresift.stages.forget.history import History
+from foresift.stages.forget.request import Key, Request
+from foresift.stages.forget.resolved import COPIES, FOUND, NAMED, Resolved
+
+#: the order in which reasons count
+ORDER = {name: n for n, name in enumerate((*NAMED, *COPIES))}
+#: sources whose names are compared with a key that matches nothing
+HEADS = 10_000
+MEASURE = Measure()
+
+
+@dataclass(frozen=True)
+class Place:
+    """One shard of one data set."""
+
+    base: int
+    number: int
+    shard: Shard
+
+
+@dataclass
+class Lines:
+    """Rows as they are found, several a row, as columns."""
+
+    parts: list[pa.Table] = field(default_factory=list)
+
+    def add(self, place: Place, table: pa.Table, rows: Any, key: Any, **columns: Any) -> None:
+        """Rows of a shard; `table` has `id` and `source` of all of its rows."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) == 0:
+            return
+        here = table.take(pa.array(rows))
+        told = {
+            "base": np.full(len(rows), place.base),
+            "shard": np.full(len(rows), place.number),
+            "row": rows,
+            "id": here["id"],
+            "source": here["source"].cast(pa.string()),
+            "key": np.broadcast_to(np.asarray(key), len(rows)),
+            **columns,
+        }
+        self.parts.append(pa.table(told).select(FOUND.names).cast(FOUND))
+
+    def table(self) -> pa.Table:
+        """One line a row: the first reason, then the most similar, then the first key."""
+        every = pa.concat_tables([FOUND.empty_table(), *self.parts]).combine_chunks()
+        order = np.array([ORDER[r] for r in every["reason"].to_pylist()], dtype=np.int64)
+        columns = [np.asarray(every[n]) for n in ("base", "shard", "row")]
+        ranks = (np.asarray(every["key"]), -np.asarray(every["similarity"]), order)
+        by = np.lexsort((*ranks, *columns[::-1]))
+        sorted_ = np.stack([c[by] for c in columns], axis=1)
+        first = np.ones(len(by), dtype=np.bool_)
+        first[1:] = (sorted_[1:] != sorted_[:-1]).any(axis=1)
+        return every.take(pa.array(by[first]))
+
+
+def resolve(
+    request: Request,
+    history: History,
+    progress: Progress = silent,
+    *,
+    measure: Measure = MEASURE,
+    most: float = 0.5,
+    allow_all: bool = False,
+    expand: bool = True,
+    engine: Engine | None = None,
+) -> Resolved:
+    """The rows that a request means; `allow_all` lets it mean more than `most` of them."""
+    unlike_before(request, history)
+    places = [
+        Place(base, number, shard)
+        for base, corpus in enumerate(history.bases)
+        for number, shard in enumerate(corpus.shards())
+    ]
+    lines, counts = _named(request, history, places, progress)
+    if expand:
+        _copies(request, places, lines, counts, measure, engine or LocalEngine(1), progress)
+    unmatched = [number for number, count in enumerate(counts) if not count]
+    missing = [hint(request.keys[n], _heads(places)) for n in unmatched]
+    rows = lines.table()
+    if rows.num_rows == 0:
+        raise DataError(f"nothing matches: {'; '.join(missing)}", where=f"request {request.id!r}")
+    total = sum(place.shard.rows for place in places)
+    if rows.num_rows > most * total and not allow_all:
+        raise DataError(
+            f"it means {rows.num_rows:,} of {total:,} rows, more than {most:.0%}; if that is what"
+            " is wanted, allow it (--allow-all)",
+            where=f"request {request.id!r}",
+        )
+    return Resolved(request, rows, FOUND.empty_table(), unmatched, missing)
+
+
+def unlike_before(request: Request, history: History) -> None:
+    """DataError where a request of this name asked for other keys before."""
+    path = history.deletions / request.id / "request.json"
+    if not path.exists():
+        return
+    before = read_json(path)
+    earlier = {(k["level"], k["value"]) for k in before.get("keys", [])}
+    asked = {(k.level, k.value) for k in request.keys}
+    if earlier != asked:
+        raise DataError(
+            f"contradicts an earlier request of the same id: that one asks for {_told(earlier)},"
+            f" this one for {_told(asked)}; give this one another id",
+            where=f"request {request.id!r} ({path})",
+        )
+
+
+def _told(keys: set[tuple[str, str]]) -> str:
+    shown = [f"{level} {value[:40]!r}" for level, value in sorted(keys)[:3]]
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(shown) + more
+
+
+def _named(
+    request: Request, history: History, places: Sequence[Place], progress: Progress
+) -> tuple[Lines, list[int]]:
+    """The rows that the keys name, and how many each key names."""
+    scores = columns_of(request.keys, history)
+    entities = {n: Entity(k.value) for n, k in enumerate(request.keys) if k.level == "entity"}
+    lines, counts = Lines(), [0] * len(request.keys)
+    for done, place in enumerate(places):
+        progress(done, len(places), "keys")
+        table = place.shard.load(["id", "source"])
+        for number, key in enumerate(request.keys):
+            if number in entities:
+                continue
+            score = scores.get(key.level) if place.base == 0 else None
+            flags = named(key, place.shard, table, score)
+            counts[number] += _add(lines, place, table, number, key, flags)
+        if entities:
+            for number, flags in _standing(entities, place.shard).items():
+                key = request.keys[number]
+                counts[number] += _add(lines, place, table, number, key, flags)
+    progress(len(places), len(places), "keys")
+    return lines, counts
+
+
+def _add(lines: Lines, place: Place, table: pa.Table, number: int, key: Key, flags: Flags) -> int:
+    rows = np.flatnonzero(flags)
+    lines.add(
+        place, table, rows, number, reason=[key.level] * len(rows),
+        similarity=np.ones(len(rows), dtype=np.float32), of=table["id"].take(pa.array(rows)),
+    )  # fmt: skip
+    return len(rows)
+
+
+def _standing(entities: dict[int, Entity], shard: Shard) -> dict[int, Flags]:
+    """Number of a key -> [rows] whether its entity stands in the text of a row."""
+    found = {number: np.zeros(shard.rows, dtype=np.bool_) for number in entities}
+    for table, rows in shard.stream(every=True):
+        for row, text in zip(rows.tolist(), content_texts(table), strict=True):
+            folded = fold(text)
+            for number, entity in entities.items():
+                found[number][row] = entity.stands_in(folded)
+    return found
+
+
+def _copies(
+    request: Request, places: Sequence[Place], lines: Lines, counts: list[int], measure: Measure,
+    engine: Engine, progress: Progress,
+) -> None:  # fmt: skip
+    """Add the copies of all that is named; a text of the request is found by its copies too."""
+    sought = [
+        Sought(text_id(key.value), number, key.value.encode(), given=True)
+        for number, key in enumerate(request.keys)
+        if key.level == "text"
+    ]
+    sought += _texts(lines.table(), places, {s.id for s in sought})
+    shards = [place.shard for place in places]
+    small = Resources(small=sum(s.rows for s in shards) < 1 << 15)
+    with tempfile.TemporaryDirectory(prefix="foresift-copies-") as folder:
+        for turn, index in enumerate(copies.passes(sought, measure)):
+            task = copies.keep(index, measure.near, Path(folder))
+            label = f"copies, pass {turn + 1}" if turn else "copies"
+            progress(0, len(shards), label)
+            for done, (at, facts) in enumerate(engine.map(task, shards, small), 1):
+                _add_hits(lines, places[at], facts["hits"], counts)
+                progress(done, len(shards), label)
+
+
+def _add_hits(lines: Lines, place: Place, hits: Sequence[copies.Hit], counts: list[int]) -> None:
+    if not hits:
+        return
+    lines.add(
+        place, place.shard.load(["id", "source"]), [h.row for h in hits],
+        [h.sought.key for h in hits], reason=[h.reason for h in hits],
+        similarity=np.array([h.similarity for h in hits], dtype=np.float32),
+        of=[h.sought.id for h in hits],
+    )  # fmt: skip
+    for hit in hits:
+        counts[hit.sought.key] += 1
+
+
+def _texts(found: pa.Table, places: Sequence[Place], known: set[bytes]) -> Iterator[Sought]:
+    """The texts of the rows named, each id once, with the first key that led to it."""
+    by_place = {(p.base, p.number): p.shard for p in places}
+    lies = zip(found["base"].to_pylist(), found["shard"].to_pylist(), strict=True)
+    for base, number in sorted(set(lies)):
+        inside = pc.and_(pc.equal(found["base"], base), pc.equal(found["shard"], number))
+        here = found.filter(inside)
+        rows = np.asarray(here["row"])
+        keys, ids = here["key"].to_pylist(), here["id"].to_pylist()
+        for first, batch in content_at(by_place[base, number], rows):
+            low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+            texts = content_texts(batch.take(pa.array(rows[low:high] - first)))
+            for at, text in enumerate(texts, int(low)):
+                if ids[at] not in known:
+                    known.add(ids[at])
+                    yield Sought(ids[at], keys[at], text.encode())
+
+
+def _heads(places: Sequence[Place]) -> list[str]:
+    """Key paths and their heads, of the first rows of each shard: what a key may have meant."""
+    heads: dict[str, None] = {}
+    for place in places:
+        source = place.shard.load(["source"])["source"].cast(pa.string())
+        for path in pc.unique(source.slice(0, HEADS)).to_pylist():
+            parts = [i for i, c in enumerate(path or "") if c in "/#" and i]
+            heads |= dict.fromkeys([path[:i] for i in parts] + ([path] if path else []))
+            if len(heads) > HEADS:
+                return list(heads)
+    return list(heads)
