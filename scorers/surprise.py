@@ -30,6 +30,7 @@ arXiv 2504.09522: a keyword's probability before learning predicts priming); the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def percentiles(
 ) -> tuple[Floats, Floats]:
     """[n] 99th percentile and median of each document's tokens; NaN without tokens."""
     found = np.full((2, len(offsets) - 1), math.nan)
-    for row, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for row, (start, stop) in enumerate(itertools.pairwise(offsets)):
         if stop > start:
             found[:, row] = np.percentile(nll[start:stop].astype(np.float64), (HIGH, 50))
     return found[0], found[1]

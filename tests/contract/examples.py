@@ -87,6 +87,7 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
             "variant": "pds",
         },
     ],
+    ("score", "memorisation"): [{"against": "s.u"}, {"against": "s.gap", "k": 1.0}],
     ("score", "middo"): [
         {"before": "s.u", "after": "s.gap", "embedding": "s.vector", "quality": "s.gap"},
         {"quality": "s.u", "std": "released", "m_low": 0.5},
