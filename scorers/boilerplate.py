@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,12 +39,11 @@ from foresift.pipeline.labels import labels
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import Column, content_texts
+from foresift.scorers._counting import Counts
 from foresift.scorers._junk_lines import Lines
 
 Keys = npt.NDArray[np.uint64]
 _SIGNS, _DIGITS = re.compile(r"[\W_]+"), re.compile(r"\d+")
-#: lines held back before they are counted together
-_TOGETHER = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class Boilerplate(FittedScorer):
         return (self.by,) if self.by else ()
 
     def fit(self, tables: Iterable[pa.Table], out: Path) -> Facts:
-        counts, seen = _Counts(), set[bytes]()
+        counts, seen = Counts(), set[bytes]()
         for table in tables:
             rows = zip(table["id"].to_pylist(), self._salts(table), self._keys(table), strict=True)
             for row_id, salt, (_, lines) in rows:
@@ -148,32 +147,3 @@ def _add(
     for first, behind in zip(turns[::2].tolist(), turns[1::2].tolist(), strict=True):
         start, stop = lines.spans[first][0], lines.spans[behind - 1][1]
         findings.add(row, reason, start, stop, float(np.min(values[first:behind])))  # type: ignore[type-var]
-
-
-@dataclass
-class _Counts:
-    """How often each key came, counted in chunks."""
-
-    _waiting: list[Keys] = field(default_factory=list)
-    _size: int = 0
-    _keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
-    _counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def add(self, keys: Keys) -> None:
-        self._waiting.append(keys)
-        self._size += len(keys)
-        if self._size > max(_TOGETHER, len(self._keys)):
-            self._merge()
-
-    def _merge(self) -> None:
-        every = np.concatenate([self._keys, *self._waiting])
-        ones = np.ones(len(every) - len(self._keys), dtype=np.int64)
-        keys, place = np.unique(every, return_inverse=True)
-        weights = np.concatenate([self._counts, ones])
-        self._counts = np.bincount(place.reshape(-1), weights, len(keys)).astype(np.int64)
-        self._keys, self._waiting, self._size = keys, [], 0
-
-    def total(self) -> tuple[Keys, npt.NDArray[np.int64]]:
-        """(distinct keys, ascending; how often each came)."""
-        self._merge()
-        return self._keys, self._counts

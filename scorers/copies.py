@@ -21,7 +21,7 @@ number (notices, licences). Texts without words have no copies but by their ids.
 
 Memory while fitting: about 120 bytes a document, and 8 bytes for each pair of documents that share
 a passage; on disk 32 + 8 * bands bytes a row, and 16 bytes a chosen window (2 / (stride + 1) of the
-words), all gone afterwards. Cost: about 20 MB/s on one core. Scoring looks up 32 bytes a document.
+words), all gone afterwards. Cost: about 40 MB/s on one core. Scoring looks up 32 bytes a document.
 Sources: Lee et al. 2022 (50-token substrings); `pipeline/minhash.py`; `_copies_passages.py`.
 """
 
