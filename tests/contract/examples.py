@@ -68,6 +68,11 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"engagement": "s.u", "popular": 0.0, "quality": "s.gap", "quality_below": 2.0},
         {"engagement": "s.gap", "length": "n_bytes", "quality": "s.flag", "brief": 0},
     ],
+    ("score", "late_learning"): [
+        {"losses": ["n_tokens", "s.gap"]},
+        {"losses": ["s.gap", "n_tokens", "n_bytes"], "learned": 50.0, "beta": 0.0},
+        {"log": log("loss")},
+    ],
     ("score", "licence"): [
         {},
         {"identity": "s.flag", "url": "source", "contested": ["bucket1"]},
