@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from foresift.pipeline.audit.extraction import rouge_l
 from foresift.pipeline.audit.generate import greedy
-from foresift.pipeline.audit.token_stats import Item, limit, words_of
+from foresift.pipeline.audit.token_stats import Item, limit, start_of, words_of
 from foresift.pipeline.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def cued_recall(
 ) -> Floats:
     """[n] ROUGE-L (F1) of the second halves as the model completes them; NaN below two tokens."""
     texts = words_of(items, tokenizer, limit(model, max_length) - 1)
-    start = _start(tokenizer)
+    start = start_of(tokenizer)
     asked = [i for i, ids in enumerate(texts) if len(ids) // 2 + len(start) > 0 and len(ids) > 1]
     halves = [len(texts[i]) // 2 for i in asked]
     prompts = [start + texts[i][:half] for i, half in zip(asked, halves, strict=True)]
@@ -75,15 +75,6 @@ def cued_recall(
     for i, half, line in zip(asked, halves, told, strict=True):
         found[i] = rouge_l(texts[i][half:], line).f1
     return found
-
-
-def _start(tokenizer: Any) -> list[int]:
-    """The start token that texts were read with (`lm/encode.py`), where there is one."""
-    if tokenizer is None:
-        return []
-    start = tokenizer.bos_token_id
-    start = tokenizer.eos_token_id if start is None else start
-    return [] if start is None else [start]
 
 
 def maximum(logp: npt.ArrayLike, injection: int, window: int = WINDOW) -> int:

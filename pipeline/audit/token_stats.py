@@ -54,8 +54,8 @@ Item = str | tuple[str, str] | Sequence[int] | npt.NDArray[Any]
 Told = Callable[[int, int], None]
 #: tokens of one forward on a CPU and on a GPU, padding included
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-#: what stands between a prompt and its response
-TEMPLATE = "{prompt} "
+#: what stands before a response, as in `ModelSpec.template`
+TEMPLATE = "{prompt}\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +259,15 @@ def loss_of(
         return np.array([each.loss for each in token_stats(model, tokenizer, items, **options)])
 
     return losses
+
+
+def start_of(tokenizer: Any) -> list[int]:
+    """The start token that texts are read with, where there is one (`lm/encode.py`)."""
+    if tokenizer is None:
+        return []
+    start = tokenizer.bos_token_id
+    start = tokenizer.eos_token_id if start is None else start
+    return [] if start is None else [start]
 
 
 def words_of(items: Sequence[Item], tokenizer: Any, max_length: int) -> list[list[int]]:

@@ -82,7 +82,7 @@ def test_equal_logits_hit_only_the_first_token() -> None:
 def test_texts_that_begin_with_the_response_alone_count_it(build, tokenizer) -> None:
     model = build()
     (pair,) = token_stats(model, tokenizer, [("who?", "me")])
-    (whole,) = token_stats(model, tokenizer, ["who? me"])
+    (whole,) = token_stats(model, tokenizer, ["who?\nme"])
     np.testing.assert_allclose(pair.logp, whole.logp[-3:], atol=1e-5)
 
 

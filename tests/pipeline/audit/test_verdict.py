@@ -1,0 +1,106 @@
+"""Verdicts: equivalence passes, differences fail, few items say so, no reference never passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foresift.pipeline.audit import verdict as tested
+from foresift.pipeline.audit.verdict import FAIL, FEW, PASS, UNPROVED, Interval
+from foresift.pipeline.errors import DataError
+
+DRAW = np.random.default_rng(0)
+BASE = DRAW.normal(3, 0.5, 200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "outcome"),
+    [
+        (-0.05, 0.08, 50, PASS),
+        (-0.05, 0.12, 50, FAIL),
+        (0.02, 0.05, 50, PASS),  # a difference, but too small to matter
+        (0.2, 0.3, 50, FAIL),
+        (-0.3, -0.2, 50, FAIL),  # forgot more than a model that never knew
+        (-0.2, 0.2, 50, FEW),
+        (0.5, 1.5, 50, FAIL),  # wide, but wholly outside
+        (-0.01, 0.01, 19, FEW),
+    ],
+)
+def test_outcomes(low: float, high: float, n: int, outcome: str) -> None:
+    assert tested.judge(Interval((low + high) / 2, low, high), 0.1, n) == outcome
+
+
+def test_alike_passes_and_different_fails() -> None:
+    alike = tested.compare(BASE + DRAW.normal(0, 0.1, 200), BASE, measure="loss")
+    assert alike.outcome == PASS
+    assert alike.difference.low < 0 < alike.difference.high
+    assert tested.compare(BASE - 0.3, BASE, measure="loss").outcome == FAIL
+    assert tested.compare(BASE - 0.3, BASE, measure="loss", scale=4.0).outcome == PASS
+
+
+def test_no_difference_found_is_not_no_difference() -> None:
+    """Thirty noisy items: no significant difference, and still no pass."""
+    found = tested.compare(BASE[:30] + DRAW.normal(0, 3, 30), BASE[:30], measure="loss")
+    assert found.difference.low < 0 < found.difference.high
+    assert found.outcome == FEW
+
+
+def test_without_a_reference_nothing_passes() -> None:
+    found = tested.compare(BASE, None, measure="loss")
+    assert found.outcome == UNPROVED
+    assert (found.retrained, found.difference) == (None, None)
+    assert tested.compare_auc((BASE, BASE), None, measure="loss").outcome == UNPROVED
+    assert tested.overall([found]) == UNPROVED
+    assert tested.overall([]) == UNPROVED
+
+
+def test_nothing_in_few_items_proves_nothing() -> None:
+    few, many = np.zeros(30), np.zeros(60)
+    assert tested.compare(few, few, measure="extractable").outcome == FEW
+    assert tested.compare(many, many, measure="extractable").outcome == PASS
+    assert tested.mean(np.zeros(30)).high == pytest.approx(0.1135, abs=1e-3)
+
+
+def test_items_that_one_model_cannot_give_are_left_out() -> None:
+    ours, theirs = BASE[:40].copy(), BASE[:40].copy()
+    ours[0] = theirs[1] = np.nan
+    assert tested.compare(ours, theirs, measure="loss").n == 38
+    with pytest.raises(DataError, match="no item"):
+        tested.compare([np.nan], None, measure="loss")
+    with pytest.raises(DataError, match="pair"):
+        tested.compare([1.0], [1.0, 2.0], measure="loss")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(25)))
+def test_the_order_of_items_does_not_matter(order: list[int]) -> None:
+    ours, theirs = BASE[:25], BASE[25:50]
+    one = tested.compare(ours, theirs, measure="loss")
+    assert tested.compare(ours[order], theirs[order], measure="loss") == one
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    found = tested.mean(BASE)
+    se = BASE.std() / np.sqrt(len(BASE))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * se, rel=0.1)
+
+
+def test_aucs_are_compared_on_the_same_items() -> None:
+    forget, holdout = DRAW.normal(1.5, 1, 150), DRAW.normal(0, 1, 150)
+    known = tested.compare_auc((forget, holdout), (forget - 1.5, holdout), measure="loss")
+    assert known.outcome == FAIL
+    assert known.difference.low > 0.1
+    alike = tested.compare_auc((forget, holdout), (forget + 0.01, holdout), measure="loss")
+    assert alike.outcome == PASS
+    assert alike.measure == "auc_loss"
+
+
+def test_one_failure_fails_the_whole() -> None:
+    good = tested.compare(BASE, BASE, measure="loss")
+    bad = tested.compare(BASE + 1, BASE, measure="loss")
+    few = tested.compare(BASE[:5], BASE[:5], measure="loss")
+    assert tested.overall([good, good]) == PASS
+    assert tested.overall([good, few]) == FEW
+    assert tested.overall([few, bad, good]) == FAIL
