@@ -1,7 +1,7 @@
-"""How alike two texts are, in words of the plain form (`pipeline/normal_text.py`; numbers are kept).
+"""How alike two texts are, in words of their plain form (`pipeline/normal_text.py`, numbers kept).
 
-    alike(a, b)   = 2 L / (|a| + |b|)     L: longest common subsequence of words, in [0, 1]
-    run(a, b, w)  = share of the words of a that lie in runs of w words verbatim in b
+    alike(a, b) = 2 L / (|a| + |b|)     L: longest common subsequence of words, in [0, 1]
+    spans(a, b, w)    the stretches of a that are runs of w words and more verbatim in b
 
 One word of n that was replaced costs 1 / n whatever n is, so short texts and long ones are held to
 the same measure; the Jaccard similarity of n-grams loses n of them for each word. Unlike it,
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foresift.pipeline.minhash import Keys, shingles, span_hashes
-from foresift.pipeline.normal_text import Buffer, Words, words
+from foresift.pipeline.normal_text import Buffer, Ints, Words, words
 
 Flags = npt.NDArray[np.bool_]
 
@@ -72,14 +72,18 @@ def most_alike(a: int, b: int) -> float:
     return 2 * min(a, b) / (a + b) if a + b else 0.0
 
 
-def run(a: Text, b: Text, size: int) -> float:
-    """Share of the words of `a` in runs of `size` words that `b` has too, verbatim."""
+def spans(a: Text, b: Text, size: int) -> Ints:
+    """[n, 2] first word and end of each stretch of `a` made of runs of `size` words of `b`."""
     if not 0 < size <= min(len(a), len(b)):
-        return 0.0
-    shared: Flags = np.isin(a.runs(size), b.runs(size))
-    if not shared.any():
-        return 0.0
-    edges = np.zeros(len(a) + 1, dtype=np.int64)
-    edges[:-1][: len(shared)] += shared
-    edges[size : size + len(shared)] -= shared
-    return float((np.cumsum(edges)[:-1] > 0).mean())
+        return np.empty((0, 2), dtype=np.int64)
+    shared = np.flatnonzero(np.isin(a.runs(size), b.runs(size)))
+    return covered(shared, shared + size, len(a), 1)
+
+
+def covered(starts: Ints, stops: Ints, length: int, least: int) -> Ints:
+    """[n, 2] the stretches of `length` places that at least `least` of some intervals cover."""
+    edges = np.zeros(length + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    inside = np.concatenate([[False], np.cumsum(edges)[:-1] >= least, [False]])
+    return np.flatnonzero(inside[1:] != inside[:-1]).reshape(-1, 2)

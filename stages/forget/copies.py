@@ -4,7 +4,9 @@
     near       similarity of words 2 L / (|a| + |b|) of at least `near`, L their longest common
                subsequence
     substring  `window` words of the sought text stand in it, verbatim in plain form; of a shorter
-               text all of its words. similarity: share of the sought words in such runs
+               text all of its words. similarity: share of the sought words in such runs. What more
+               than `common` documents hold and is less than half of the sought text is taken for
+               boilerplate ("share your experiences by ..."): who holds nothing else is a suspect
 
 A conversation or an instruction pair is compared as a whole and by each of its turns or halves.
 Texts of fewer than `least` words are only found where they are equal, and in a turn only where the
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
@@ -37,7 +40,7 @@ from foresift.pipeline.corpus import Shard
 from foresift.pipeline.normal_text import Buffer, Words, words
 from foresift.pipeline.tables import content_columns, content_texts, string_views
 from foresift.stages.forget._find_index import Index, Sought, plain_key
-from foresift.stages.forget._find_words import Text, alike, most_alike, run
+from foresift.stages.forget._find_words import Text, alike, covered, most_alike, spans
 
 #: words of sought texts that are looked for in one pass
 WORDS = 1 << 25
@@ -55,21 +58,27 @@ class Measure:
     """Words in a row, verbatim, that make a substring copy."""
     least: int = 8
     """Words below which a text is found only where it is equal."""
+    common: int = 10
+    """Documents above which a passage they share is boilerplate, not a copy."""
 
     def __post_init__(self) -> None:
         if not 0 < self.near <= 1:
             raise ValueError("near must lie in (0, 1]")
         if not 3 <= self.least <= self.window:
             raise ValueError("least must be at least 3, and window at least `least`")
+        if self.common < 1:
+            raise ValueError("common must be at least 1")
 
 
 class Hit(NamedTuple):
-    """A row that holds a copy: the best of what was found in it."""
+    """A row that holds a copy of a sought text."""
 
     row: int
     reason: str
     similarity: float
-    sought: Sought
+    sought: int
+    spans: tuple[tuple[int, int], ...] = ()
+    """Of a substring: first word and end of the stretches of the sought text that stand in it."""
 
 
 class Unit(NamedTuple):
@@ -81,19 +90,54 @@ class Unit(NamedTuple):
 
 
 def search(index: Index, near: float, shard: Shard) -> list[Hit]:
-    """Every row of a shard that holds a copy, in the order of rows."""
-    best: dict[int, Hit] = {}
+    """What each row of a shard is a copy of, rows ascending; or all that it holds passages of."""
+    whole: dict[int, Hit] = {}
+    parts: dict[tuple[int, int], Hit] = {}
     for group in _groups(shard):
         for hit in _hits(index, near, group):
-            held = best.get(hit.row)
-            if held is None or _rank(hit) < _rank(held):
-                best[hit.row] = hit
-    return [best[row] for row in sorted(best)]
+            if hit.spans:
+                held = parts.get((hit.row, hit.sought))
+                if held is None or hit.similarity > held.similarity:
+                    parts[hit.row, hit.sought] = hit
+            elif hit.row not in whole or _rank(index, hit) < _rank(index, whole[hit.row]):
+                whole[hit.row] = hit
+    found = [*whole.values(), *(hit for hit in parts.values() if hit.row not in whole)]
+    return sorted(found, key=lambda hit: (hit.row, hit.sought))
 
 
-def _rank(hit: Hit) -> tuple[int, float, int, bytes]:
-    order = ("text", "exact", "near", "substring").index(hit.reason)
-    return order, -hit.similarity, hit.sought.key, hit.sought.id
+def _rank(index: Index, hit: Hit) -> tuple[int, float, int, bytes]:
+    one = index.sought[hit.sought]
+    return ("text", "exact", "near").index(hit.reason), -hit.similarity, one.key, one.id
+
+
+def boilerplate(
+    index: Index, hits: Sequence[Hit], ids: Sequence[bytes], measure: Measure
+) -> npt.NDArray[np.bool_]:
+    """[hits] whether all that a row holds of a sought text is common to many documents."""
+    found = np.zeros(len(hits), dtype=np.bool_)
+    of: dict[int, list[int]] = {}
+    for at, hit in enumerate(hits):
+        if hit.spans:
+            of.setdefault(hit.sought, []).append(at)
+    for number, places in of.items():
+        holders = {ids[at]: hits[at].spans for at in places}
+        if len(holders) <= measure.common:
+            continue
+        length = len(index.texts[number])
+        starts, stops = np.array([s for spans in holders.values() for s in spans]).T
+        own = np.ones(length, dtype=np.bool_)
+        for start, stop in covered(starts, stops, length, measure.common + 1).tolist():
+            own[start:stop] = False
+        for at in places:
+            rest = max((_longest(own[a:b]) for a, b in hits[at].spans), default=0)
+            found[at] = hits[at].similarity < 0.5 and rest < measure.window
+    return found
+
+
+def _longest(flags: npt.NDArray[np.bool_]) -> int:
+    """Length of the longest stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return int(np.diff(edges)[::2].max(initial=0))
 
 
 def _groups(shard: Shard) -> Iterator[list[Unit]]:
@@ -142,23 +186,23 @@ def _hits(index: Index, near: float, group: Sequence[Unit]) -> Iterator[Hit]:
         if not unit.turn or one.given or len(index.texts[number]) >= index.least:
             same.add(at)
             verbatim = one.given and xxhash.xxh3_128_digest(unit.raw) == one.id
-            yield Hit(unit.row, "text" if verbatim else "exact", 1.0, one)
+            yield Hit(unit.row, "text" if verbatim else "exact", 1.0, number)
     opened: dict[int, Text] = {}
     for pair in index.candidates(batch):
         if pair.text in same:
             continue
         text = opened.setdefault(pair.text, Text(_only(batch, pair.text)))
-        one = index.sought[pair.sought]
-        sought = index.texts[pair.sought]
-        if pair.near and min(len(text), len(sought)) >= index.least:
-            similarity = _alike(text, sought, near)
-            if similarity >= near:
-                yield Hit(group[pair.text].row, "near", similarity, one)
-                continue
-        if pair.run:
-            share = run(sought, text, min(index.window, len(sought)))
-            if share > 0:
-                yield Hit(group[pair.text].row, "substring", share, one)
+        sought, row = index.texts[pair.sought], group[pair.text].row
+        similarity = _alike(text, sought, near) if pair.near and len(text) >= index.least else 0.0
+        if similarity >= near:
+            yield Hit(row, "near", similarity, pair.sought)
+        elif pair.run:
+            stretches = spans(sought, text, min(index.window, len(sought)))
+            share = float(np.diff(stretches).sum() / len(sought))
+            if share:
+                yield Hit(
+                    row, "substring", share, pair.sought, tuple(map(tuple, stretches.tolist()))
+                )
 
 
 def _alike(a: Text, b: Text, near: float) -> float:

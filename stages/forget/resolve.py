@@ -33,11 +33,12 @@ from foresift.pipeline.nouns import Engine, Progress, Resources, silent
 from foresift.pipeline.plan_rows import content_at
 from foresift.pipeline.store import read_json
 from foresift.pipeline.tables import content_texts
+from foresift.pipeline.tombstones import forgotten
 from foresift.stages.forget import copies
-from foresift.stages.forget._find_index import Sought
+from foresift.stages.forget._find_index import Index, Sought
 from foresift.stages.forget._find_keys import Entity, columns_of, fold, hint, named, text_id
 from foresift.stages.forget._find_words import Flags
-from foresift.stages.forget.copies import Measure
+from foresift.stages.forget.copies import Hit, Measure
 from foresift.stages.forget.history import History
 from foresift.stages.forget.request import Key, Request
 from foresift.stages.forget.resolved import COPIES, FOUND, NAMED, Resolved
@@ -46,6 +47,8 @@ from foresift.stages.forget.resolved import COPIES, FOUND, NAMED, Resolved
 ORDER = {name: n for n, name in enumerate((*NAMED, *COPIES))}
 #: sources whose names are compared with a key that matches nothing
 HEADS = 10_000
+#: rows below which starting processes costs more than it saves
+SMALL_ROWS = 1 << 15
 MEASURE = Measure()
 
 
@@ -81,6 +84,11 @@ class Lines:
         }
         self.parts.append(pa.table(told).select(FOUND.names).cast(FOUND))
 
+    @property
+    def keys(self) -> set[int]:
+        """Numbers of the keys that led anywhere."""
+        return {key for part in self.parts for key in pc.unique(part["key"]).to_pylist()}
+
     def table(self) -> pa.Table:
         """One line a row: the first reason, then the most similar, then the first key."""
         every = pa.concat_tables([FOUND.empty_table(), *self.parts]).combine_chunks()
@@ -112,12 +120,15 @@ def resolve(
         for base, corpus in enumerate(history.bases)
         for number, shard in enumerate(corpus.shards())
     ]
-    lines, counts = _named(request, history, places, progress)
+    lines, suspects = _named(request, history, places, progress), Lines()
     if expand:
-        _copies(request, places, lines, counts, measure, engine or LocalEngine(1), progress)
-    unmatched = [number for number, count in enumerate(counts) if not count]
-    missing = [hint(request.keys[n], _heads(places)) for n in unmatched]
+        chosen = engine or LocalEngine(1)
+        found, suspects = _copies(request, places, lines.table(), measure, chosen, progress)
+        lines.parts += found.parts
     rows = lines.table()
+    met = lines.keys
+    unmatched = [number for number in range(len(request.keys)) if number not in met]
+    missing = [hint(request.keys[n], _heads(places)) for n in unmatched]
     if rows.num_rows == 0:
         raise DataError(f"nothing matches: {'; '.join(missing)}", where=f"request {request.id!r}")
     total = sum(place.shard.rows for place in places)
@@ -127,7 +138,41 @@ def resolve(
             " is wanted, allow it (--allow-all)",
             where=f"request {request.id!r}",
         )
-    return Resolved(request, rows, FOUND.empty_table(), unmatched, missing)
+    doubtful = without(suspects.table(), rows)
+    warnings = [*missing, *_doubts(doubtful), *_before(rows, history)]
+    return Resolved(request, rows, doubtful, unmatched, warnings)
+
+
+def without(table: pa.Table, rows: pa.Table) -> pa.Table:
+    """The lines of a table about rows that the other does not have."""
+    places = [
+        np.stack([np.asarray(t[n], dtype=np.int64) for n in ("base", "shard", "row")], axis=1)
+        for t in (table, rows)
+    ]
+    every, back = np.unique(np.concatenate(places), axis=0, return_inverse=True)
+    known = np.zeros(len(every), dtype=np.bool_)
+    back = back.reshape(-1)
+    known[back[table.num_rows :]] = True
+    return table.filter(pa.array(~known[back[: table.num_rows]]))
+
+
+def _doubts(suspects: pa.Table) -> list[str]:
+    if not suspects.num_rows:
+        return []
+    return [
+        f"{suspects.num_rows:,} rows share only passages with what is asked for that many documents"
+        " hold; they are not among the rows that are to go, but suspects"
+    ]
+
+
+def _before(rows: pa.Table, history: History) -> list[str]:
+    """What was forgotten already is said, not hidden."""
+    bases = [corpus.base for corpus in history.bases]
+    gone = sum(
+        int(forgotten(rows.filter(pc.equal(rows["base"], number))["id"], base).sum())
+        for number, base in enumerate(bases)
+    )
+    return [f"{gone:,} of its rows were forgotten before"] if gone else []
 
 
 def unlike_before(request: Request, history: History) -> None:
@@ -154,11 +199,11 @@ def _told(keys: set[tuple[str, str]]) -> str:
 
 def _named(
     request: Request, history: History, places: Sequence[Place], progress: Progress
-) -> tuple[Lines, list[int]]:
-    """The rows that the keys name, and how many each key names."""
+) -> Lines:
+    """The rows that the keys name."""
     scores = columns_of(request.keys, history)
     entities = {n: Entity(k.value) for n, k in enumerate(request.keys) if k.level == "entity"}
-    lines, counts = Lines(), [0] * len(request.keys)
+    lines = Lines()
     for done, place in enumerate(places):
         progress(done, len(places), "keys")
         table = place.shard.load(["id", "source"])
@@ -167,22 +212,20 @@ def _named(
                 continue
             score = scores.get(key.level) if place.base == 0 else None
             flags = named(key, place.shard, table, score)
-            counts[number] += _add(lines, place, table, number, key, flags)
+            _add(lines, place, table, number, key, flags)
         if entities:
             for number, flags in _standing(entities, place.shard).items():
-                key = request.keys[number]
-                counts[number] += _add(lines, place, table, number, key, flags)
+                _add(lines, place, table, number, key, flags)
     progress(len(places), len(places), "keys")
-    return lines, counts
+    return lines
 
 
-def _add(lines: Lines, place: Place, table: pa.Table, number: int, key: Key, flags: Flags) -> int:
+def _add(lines: Lines, place: Place, table: pa.Table, number: int, key: Key, flags: Flags) -> None:
     rows = np.flatnonzero(flags)
     lines.add(
         place, table, rows, number, reason=[key.level] * len(rows),
         similarity=np.ones(len(rows), dtype=np.float32), of=table["id"].take(pa.array(rows)),
     )  # fmt: skip
-    return len(rows)
 
 
 def _standing(entities: dict[int, Entity], shard: Shard) -> dict[int, Flags]:
@@ -197,39 +240,61 @@ def _standing(entities: dict[int, Entity], shard: Shard) -> dict[int, Flags]:
 
 
 def _copies(
-    request: Request, places: Sequence[Place], lines: Lines, counts: list[int], measure: Measure,
-    engine: Engine, progress: Progress,
-) -> None:  # fmt: skip
-    """Add the copies of all that is named; a text of the request is found by its copies too."""
+    request: Request, places: Sequence[Place], named: pa.Table, measure: Measure, engine: Engine,
+    progress: Progress,
+) -> tuple[Lines, Lines]:  # fmt: skip
+    """The copies of all that is named (a text of the request too), and rows of boilerplate."""
     sought = [
         Sought(text_id(key.value), number, key.value.encode(), given=True)
         for number, key in enumerate(request.keys)
         if key.level == "text"
     ]
-    sought += _texts(lines.table(), places, {s.id for s in sought})
+    sought += _texts(named, places, {s.id for s in sought})
     shards = [place.shard for place in places]
-    small = Resources(small=sum(s.rows for s in shards) < 1 << 15)
+    small = Resources(small=sum(s.rows for s in shards) < SMALL_ROWS)
+    lines, suspects = Lines(), Lines()
     with tempfile.TemporaryDirectory(prefix="foresift-copies-") as folder:
         for turn, index in enumerate(copies.passes(sought, measure)):
-            task = copies.keep(index, measure.near, Path(folder))
             label = f"copies, pass {turn + 1}" if turn else "copies"
+            task = copies.keep(index, measure.near, Path(folder))
             progress(0, len(shards), label)
+            found = []
             for done, (at, facts) in enumerate(engine.map(task, shards, small), 1):
-                _add_hits(lines, places[at], facts["hits"], counts)
+                found += [(places[at], facts["hits"])] if facts["hits"] else []
                 progress(done, len(shards), label)
+            _judge(index, found, measure, lines, suspects)
+    return lines, suspects
 
 
-def _add_hits(lines: Lines, place: Place, hits: Sequence[copies.Hit], counts: list[int]) -> None:
-    if not hits:
-        return
+def _judge(
+    index: Index, found: list[tuple[Place, list[Hit]]], measure: Measure, lines: Lines,
+    suspects: Lines,
+) -> None:  # fmt: skip
+    """Put the hits of all shards among the lines, or the suspects where it is boilerplate."""
+    tables = {place: place.shard.load(["id", "source"]) for place, _ in found}
+    every = [hit for _, hits in found for hit in hits]
+    ids = [
+        i for place, hits in found
+        for i in tables[place]["id"].take(pa.array([h.row for h in hits])).to_pylist()
+    ]  # fmt: skip
+    doubtful = copies.boilerplate(index, every, ids, measure)
+    start = 0
+    for place, hits in found:
+        here = doubtful[start : start + len(hits)]
+        start += len(hits)
+        for to, wanted in ((lines, ~here), (suspects, here)):
+            _add_hits(to, place, tables[place], index, [hits[i] for i in np.flatnonzero(wanted)])
+
+
+def _add_hits(
+    lines: Lines, place: Place, table: pa.Table, index: Index, hits: Sequence[Hit]
+) -> None:
     lines.add(
-        place, place.shard.load(["id", "source"]), [h.row for h in hits],
-        [h.sought.key for h in hits], reason=[h.reason for h in hits],
+        place, table, [h.row for h in hits], [index.sought[h.sought].key for h in hits],
+        reason=[h.reason for h in hits],
         similarity=np.array([h.similarity for h in hits], dtype=np.float32),
-        of=[h.sought.id for h in hits],
+        of=[index.sought[h.sought].id for h in hits],
     )  # fmt: skip
-    for hit in hits:
-        counts[hit.sought.key] += 1
 
 
 def _texts(found: pa.Table, places: Sequence[Place], known: set[bytes]) -> Iterator[Sought]:
