@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from foresift.pipeline.terminal import located, out_console, say
 
 app = typer.Typer(
     name="forget",
@@ -29,3 +32,90 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object."
 def _stage(name: str) -> Any:
     """A module of the forget stage: the core reaches it by name."""
     return importlib.import_module(f"foresift.stages.forget.{name}")
+
+
+PlansOrIds = Annotated[
+    list[str] | None, typer.Argument(help="Folders of deletion plans, or ids of requests.")
+]
+StorePath = Annotated[
+    Path | None, typer.Option("--run", help="A run directory, or an --out; else that of PLANS.")
+]
+RequestIds = Annotated[list[str] | None, typer.Argument(help="Ids of requests; none: all.")]
+
+
+@app.command("apply")
+def apply_(plans: PlansOrIds = None, run: StorePath = None, as_json: AsJson = False) -> None:
+    """Take the documents of deletion plans out of every plan and export, all at once.
+
+    No later step sees them. Trainings that saw one are marked; `foresift forget replay` trains
+    them again. Reversible with `undo` until `purge`. Without a plan: finish what was interrupted.
+
+    Example: foresift forget apply out/deletions/r-17 out/deletions/r-18
+    """
+    with located():
+        where = _store(run) if run or not plans else None
+        told = _stage("apply").apply(plans or [], where)
+        _tell(told, _applied(told), as_json)
+
+
+@app.command()
+def undo(requests: RequestIds = None, run: RunPath = Path("out"), as_json: AsJson = False) -> None:
+    """Undo requests: every byte returns, but for what other requests took out.
+
+    Steps that were done since are removed; the next `foresift run` does them again.
+
+    Example: foresift forget undo r-17 --run out
+    """
+    with located():
+        told = _stage("undo").undo([Path(r).name for r in requests or []], _store(run))
+        lines = [f"undone: {', '.join(told['undone'])}; {told['documents']:,} documents are back"]
+        if told["removed"]:
+            lines.append(f"done without them, to be done again: {', '.join(told['removed'])}")
+        _tell(told, [*lines, *_tainted(told)], as_json)
+
+
+@app.command("list")
+def list_(run: RunPath = Path("out"), as_json: AsJson = False) -> None:
+    """The requests of a store: how far each is, its documents, the trainings that saw them."""
+    with located():
+        told = _stage("apply").listed(_store(run))
+        lines = [
+            f"{one['id']}: {one['status']}, {one['documents']:,} documents"
+            + (f", tainted: {', '.join(one['tainted'])}" if one["tainted"] else "")
+            for one in told
+        ]
+        _tell({"requests": told}, lines or ["no request here"], as_json)
+
+
+def _store(run: Path | None) -> Path:
+    """The --out of a run, or an --out itself."""
+    path = run or Path("out")
+    return path.parent.parent if (path / "manifest.json").exists() else path
+
+
+def _tell(told: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    for line in lines:
+        say(line, out_console)
+    if as_json:
+        print(json.dumps(told), flush=True)
+
+
+def _applied(told: dict[str, Any]) -> list[str]:
+    lines = [f"applied already: {', '.join(told['already'])}"] if told["already"] else []
+    if told["applied"]:
+        lines.append(
+            f"applied: {', '.join(told['applied'])}; {told['documents']:,} documents are gone,"
+            f" {len(told['rewritten'])} plans and exports rewritten, {told['rows_read']:,} rows"
+            " read"
+        )
+    if told["removed"]:
+        lines.append(f"to be made again by the next run: {', '.join(told['removed'])}")
+    return [*lines, *_tainted(told)] or ["nothing to do"]
+
+
+def _tainted(told: dict[str, Any]) -> list[str]:
+    return [
+        f"tainted: {name} from step {about['first_step'] or 'unknown'} on"
+        f" ({about['documents']:,} documents); `foresift forget replay` trains it again"
+        for name, about in told["tainted"].items()
+    ]

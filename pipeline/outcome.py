@@ -166,6 +166,11 @@ def account(plan: Plan, path: Path) -> Facts:
     reads = [s for s in plan.steps if s.verb == "read"]
     read = StepDir(reads[0].path).facts()["facts"]
     table = pq.read_table(path, columns=["kept", "reason", "n_tokens", "round"])
+    return accounts_of(read, table, str(path))
+
+
+def accounts_of(read: Facts, table: pa.Table, where: str) -> Facts:
+    """The accounts of the plan of a run, given what its reader counted."""
     kept = table.filter(table["kept"])
     dropped = table.filter(pc.invert(table["kept"]))
     counts = pc.value_counts(dropped["reason"]).to_pylist()
@@ -182,5 +187,5 @@ def account(plan: Plan, path: Path) -> Facts:
         "kept_tokens": pc.sum(kept["n_tokens"]).as_py() or 0,
     }
     if accounts["rows_in"] != accounts["rejected"] + accounts["kept"] + accounts["dropped"]:
-        raise StoreError(f"the accounts do not add up: {accounts}", where=str(path))
+        raise StoreError(f"the accounts do not add up: {accounts}", where=where)
     return accounts

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 
+from foresift.pipeline import tombstones
 from foresift.pipeline.beside import beside
 from foresift.pipeline.errors import DataError, StoreError, placed
 from foresift.pipeline.execute import execute
@@ -73,6 +74,8 @@ class Run:
 def run(plan: Plan, engine: Engine, progress: Progress = silent) -> Run:
     """Carry out a plan; steps that are done already are taken as they are."""
     with placed(str(plan.out)):
+        trained = [s.path for s in plan.steps if s.verb == "train" and s.done]
+        tombstones.ready(plan.out, trained, _models(plan.steps))
         path = _directory(plan)
         with _log(path / "log.txt") as log:
             return _carry_out(plan, path, engine, progress, log)
@@ -112,6 +115,11 @@ def _carry_out(
     return Run(path)
 
 
+def _models(steps: Sequence[Step]) -> list[str]:
+    """The models that are used, as they are named."""
+    return [s.inputs.model.init for s in steps if s.inputs.model is not None]
+
+
 def _named(progress: Progress, step: Step) -> Progress:
     """A progress that says which step is speaking."""
 
@@ -143,6 +151,7 @@ def _one(step: Step, steps: Sequence[Step], job: Job, cached: bool) -> Facts:
         "path": str(step.path.resolve()),
         "fingerprint": step.fingerprint,
         "cached": cached,
+        "model": step.inputs.model.init if step.inputs.model else None,
         "seconds": seconds,
         **{f"{kind}_seconds": round(value, 3) for kind, value in job.seconds.items()},
         "facts": stage["facts"],
