@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from foresift.pipeline.choice import Budget
 from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.errors import RecipeError
+from foresift.pipeline.labels import labels
 from foresift.pipeline.plan_rows import content_at
 from foresift.pipeline.rng import Rng
 from foresift.pipeline.tables import CONTENT
+
+Floats = npt.NDArray[np.float64]
 
 
 def share(value: str | int, name: str) -> Budget:
@@ -46,17 +50,36 @@ def alive(corpus: Corpus) -> int:
     return sum(int(shard.alive().sum()) for shard in corpus.shards())
 
 
-def draw(corpus: Corpus, number: int, rng: Rng, columns: Sequence[str] = ()) -> pa.Table:
-    """`id`, content and `columns` of `number` drawn rows (or all, if fewer), in corpus order."""
-    places, draws = [], []
+def draw(
+    corpus: Corpus,
+    number: int,
+    rng: Rng,
+    columns: Sequence[str] = (),
+    *,
+    by: str = "",
+    distinct: bool = False,
+) -> pa.Table:
+    """`id`, content and `columns` of `number` drawn rows (or all, if fewer), in corpus order.
+
+    by         column of labels whose values take turns, so that each is there if they are no more
+               than `number`; rows without one count as one value
+    distinct   of exact copies only the first is drawn
+    """
+    places, draws, kinds = [], [], []
     shards = corpus.shards()
     for k, shard in enumerate(shards):
         rows = np.flatnonzero(shard.alive())
         places.append(np.stack([np.full(len(rows), k), rows], axis=1))
-        draws.append(rng.uniform(shard.load(["id"])["id"].take(pa.array(rows))))
+        here = shard.load(["id", *([by] if by else [])]).take(pa.array(rows))
+        draws.append(rng.uniform(here["id"]))
+        names, codes = labels(here, by) if by else ([""], np.zeros(len(rows), dtype=np.int64))
+        kinds += [names[code] if code >= 0 else None for code in codes.tolist()]
     where = np.concatenate([np.empty((0, 2), dtype=np.int64), *places])
-    order = np.argsort(np.concatenate([np.empty(0), *draws]), kind="stable")[:number]
-    chosen = where[np.sort(order)]
+    drawn = np.concatenate([np.empty(0), *draws])
+    order = np.lexsort((drawn, _turns(drawn, kinds)) if by else (drawn,))
+    if distinct:
+        order = order[np.diff(drawn[order], prepend=-1.0) != 0]
+    chosen = where[np.sort(order[:number])]
     tables = []
     for k, shard in enumerate(shards):
         rows = chosen[chosen[:, 0] == k, 1]
@@ -72,3 +95,15 @@ def draw(corpus: Corpus, number: int, rng: Rng, columns: Sequence[str] = ()) -> 
             content = {n: found[n].cast(CONTENT[n]) for n in found.column_names}
             tables.append(pa.table({**known, **content}))
     return pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.binary(16))})
+
+
+def _turns(draws: Floats, kinds: Sequence[str | None]) -> npt.NDArray[np.int64]:
+    """Of each row, how many of its kind were drawn before it; copies share their draw and turn."""
+    names = {kind: code for code, kind in enumerate(dict.fromkeys(kinds))}
+    codes = np.array([names[kind] for kind in kinds], dtype=np.int64)
+    order = np.lexsort((draws, codes))
+    first = np.diff(codes[order], prepend=-1) != 0
+    number = np.cumsum(first | (np.diff(draws[order], prepend=-1.0) != 0))
+    turns = np.empty(len(order), dtype=np.int64)
+    turns[order] = number - np.maximum.accumulate(np.where(first, number, 0))
+    return turns

@@ -124,3 +124,33 @@ def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
     pool = drop(corpus(tmp_path / "a", TEXTS[:4]), tmp_path / "decision", [[False] * 4])
     assert sampling.alive(pool) == 0
     assert sampling.draw(pool, 5, RNG).num_rows == 0
+
+
+def test_labels_take_turns(tmp_path: Path) -> None:
+    kinds = ["a"] * 50 + ["b"] * 6 + [None] * 4
+    parts = {"s.kind": [kinds[:25], kinds[25:]]}
+    pool = make_corpus(tmp_path, [TEXTS[:25], TEXTS[25:]], columns=parts)
+    kind = dict(zip(TEXTS, kinds, strict=True))
+    for number, each in ((3, [1, 1, 1]), (9, [3, 3, 3]), (16, [6, 6, 4]), (60, [50, 6, 4])):
+        found = sampling.draw(pool, number, RNG, ["s.kind"], by="s.kind")
+        assert found["s.kind"].to_pylist() == [kind[text] for text in found["text"].to_pylist()]
+        told = found["s.kind"].to_pylist()
+        assert [told.count(k) for k in ("a", "b", None)] == each
+    alone = make_corpus(tmp_path / "b", [[t for t in TEXTS if kind[t] == "b"]])
+    both = sampling.draw(pool, 9, RNG, by="s.kind")["text"].to_pylist()
+    assert {t for t in both if kind[t] == "b"} == set(drawn(alone, 3))  # by the same draws
+
+
+def test_copies_are_drawn_once_where_that_is_asked(tmp_path: Path) -> None:
+    texts = [text for text in TEXTS[:20] for _ in range(1 + 9 * (text.endswith("7")))]
+    kinds = [str(len(t)) for t in texts]
+    pool = make_corpus(
+        tmp_path, [texts[:11], texts[11:]], columns={"s.k": [kinds[:11], kinds[11:]]}
+    )
+    plain = corpus(tmp_path / "b", TEXTS[:20])
+    for number in (1, 5, 12, 99):
+        found = sampling.draw(pool, number, RNG, distinct=True)["text"].to_pylist()
+        assert set(found) == set(drawn(plain, number))
+        assert len(found) == min(number, 20)
+        turned = sampling.draw(pool, number, RNG, by="s.k", distinct=True)["text"].to_pylist()
+        assert len(set(turned)) == len(turned) == min(number, 20)
