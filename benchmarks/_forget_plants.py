@@ -147,13 +147,21 @@ EDITS: dict[str, Callable[[str, Rng, str, list[str]], str]] = {
     "inside a page": _inside,
     "boilerplate behind": _boilerplate,
 }
-#: beyond what is promised: edited and inside something longer
-BEYOND: dict[str, Callable[[str, Rng, str, list[str]], str]] = {
-    "in a page, 2 %": lambda text, rng, page, words: _inside(
-        _words(0.02)(text, rng, page, words), rng, page, words
-    ),
-    "in a page, 5 %": lambda text, rng, page, words: _inside(
-        _words(0.05)(text, rng, page, words), rng, page, words
+
+
+def _both(share: float) -> Callable[[str, Rng, str, list[str]], str]:
+    """Edited, and inside a page."""
+    return lambda text, rng, page, words: _inside(
+        _words(share)(text, rng, page, words), rng, page, words
+    )
+
+
+EDITS["in a page, 5 % edited"] = _both(0.05)
+#: beyond what is promised
+BEYOND = {
+    "in a page, 10 % edited": _both(0.10),
+    "in a page, half of it": lambda text, rng, page, words: _inside(
+        text[: len(text) // 2], rng, page, words
     ),
 }
 

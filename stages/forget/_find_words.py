@@ -1,6 +1,7 @@
 """How alike two texts are, in words of their plain form (`pipeline/normal_text.py`, numbers kept).
 
     alike(a, b) = 2 L / (|a| + |b|)     L: longest common subsequence of words, in [0, 1]
+    inside(a, b)      L / |a| against the stretch of b that is most like a
     spans(a, b, w)    the stretches of a that are runs of w words and more verbatim in b
 
 One word of n that was replaced costs 1 / n whatever n is, so short texts and long ones are held to
@@ -70,6 +71,17 @@ def alike(a: Keys, b: Keys) -> float:
 def most_alike(a: int, b: int) -> float:
     """The largest `alike` of texts of so many words."""
     return 2 * min(a, b) / (a + b) if a + b else 0.0
+
+
+def inside(a: Text, b: Text, ngram: int) -> float:
+    """L / |a| of the stretch of b, a quarter longer than a, that shares most of its n-grams."""
+    size = len(a) + len(a) // 4
+    if len(b) <= size:
+        return common(a.words, b.words) / len(a) if len(a) else 0.0
+    hits = np.concatenate([[0], np.cumsum(np.isin(b.runs(ngram), a.runs(ngram)))])
+    last = len(b) - size
+    first = int(np.argmax(hits[size - ngram + 1 :][: last + 1] - hits[: last + 1]))
+    return common(a.words, b.words[first : first + size]) / len(a)
 
 
 def spans(a: Text, b: Text, size: int) -> Ints:

@@ -4,7 +4,8 @@
     near       similarity of words 2 L / (|a| + |b|) of at least `near`, L their longest common
                subsequence
     substring  `window` words of the sought text stand in it, verbatim in plain form; of a shorter
-               text all of its words. similarity: share of the sought words in such runs. What more
+               text all of its words. similarity: share of the sought words in such runs. Or its
+               words stand in a stretch of it to `near` (L / |a|), in order, with edits. What more
                than `common` documents hold and is less than half of the sought text is taken for
                boilerplate ("share your experiences by ..."): who holds nothing else is a suspect
 
@@ -13,9 +14,10 @@ Texts of fewer than `least` words are only found where they are equal, and in a 
 request gave the text itself.
 
 **What is not found.** Paraphrases share few words in order: they are no near copies (on purpose;
-see the suspects of `resolve.py`). Translations neither. A passage that is both rewritten and inside
-something longer is found where 50 of its words in a row were left alone. **What is found though it
-is none:** records filled into one form are alike to any measure of wording; raise `near` for them.
+see the suspects of `resolve.py`). Translations neither. A part
+of a sought text that was edited is found where 50 of its words in a row were left alone.
+**What is found though it is none:** records filled into one form are alike to any measure of
+wording; raise `near` for them.
 
 Memory: the sought texts (about 30 bytes a word; more than WORDS are looked for in several passes)
 and one batch of the corpus. Cost: some 25 MB/s a core and pass. A row's result depends on its
@@ -37,13 +39,15 @@ import pyarrow as pa
 import xxhash
 
 from foresift.pipeline.corpus import Shard
-from foresift.pipeline.normal_text import Buffer, Words, words
+from foresift.pipeline.normal_text import Buffer, Ints, Words, words
 from foresift.pipeline.tables import content_columns, content_texts, string_views
-from foresift.stages.forget._find_index import Index, Sought, plain_key
-from foresift.stages.forget._find_words import Text, alike, covered, most_alike, spans
+from foresift.stages.forget._find_index import NGRAM, Index, Sought, plain_key
+from foresift.stages.forget._find_words import Text, alike, covered, inside, most_alike, spans
 
 #: words of sought texts that are looked for in one pass
 WORDS = 1 << 25
+#: words from which an edited text is looked for inside longer ones
+INSIDE = 20
 #: bytes of content that are compared at once; larger ones leave the second-level cache
 GROUP_BYTES = 256 << 10
 
@@ -196,18 +200,29 @@ def _hits(index: Index, near: float, group: Sequence[Unit]) -> Iterator[Hit]:
         similarity = _alike(text, sought, near) if pair.near and len(text) >= index.least else 0.0
         if similarity >= near:
             yield Hit(row, "near", similarity, pair.sought)
-        elif pair.run:
-            stretches = spans(sought, text, min(index.window, len(sought)))
-            share = float(np.diff(stretches).sum() / len(sought))
-            if share:
-                yield Hit(
-                    row, "substring", share, pair.sought, tuple(map(tuple, stretches.tolist()))
-                )
+            continue
+        stretches = spans(sought, text, min(index.window, len(sought)) if pair.run else 0)
+        share = float(np.diff(stretches).sum() / len(sought))
+        if share < near and pair.near and INSIDE <= len(sought) < len(text):
+            share, stretches = _edited(sought, text, near, share, stretches)
+        if share:
+            held = tuple((first, stop) for first, stop in stretches.tolist())
+            yield Hit(row, "substring", share, pair.sought, held)
 
 
 def _alike(a: Text, b: Text, near: float) -> float:
     """Their similarity, or 0 where their lengths alone say that it is too small."""
     return alike(a.words, b.words) if most_alike(len(a), len(b)) >= near else 0.0
+
+
+def _edited(
+    sought: Text, text: Text, near: float, share: float, stretches: Ints
+) -> tuple[float, Ints]:
+    """As it was, or all of the sought text where enough of it stands in a stretch of the text."""
+    similarity = inside(sought, text, NGRAM)
+    if similarity < near:
+        return share, stretches
+    return similarity, np.array([[0, len(sought)]])
 
 
 def _only(batch: Words, text: int) -> Words:
