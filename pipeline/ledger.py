@@ -11,15 +11,19 @@ While a training goes on, `Log` appends files to a folder, each whole or not at 
 What a step trains on is written before a checkpoint of that step is, so no checkpoint holds more
 than the ledger says. An attempt that goes on from the checkpoint of step s (`after`) makes void
 what earlier attempts wrote of later steps: those weights died with their process. Nothing is
-edited; a reader leaves the void rows out. `Log.seal` puts what counts into one file at the end.
+edited; a reader leaves the void rows out. `Log.seal` puts what counts into one file at the end,
+which is the same whatever was interrupted.
 
-Size: about 18 bytes an exposure, of which the id is 16. Cost of `find`: one read of the ids.
+Size: about 18 bytes an exposure, of which the id is 16. Cost of `find`: one read of the ids, and of
+the rest where they are; memory of a few row groups (64 MB).
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from foresift.pipeline.errors import DataError, StoreError
-from foresift.pipeline.store import ShardWriter, shard_facts
+from foresift.pipeline.store import ShardWriter, StepDir, shard_facts, temporary
 from foresift.pipeline.tables import ID, id_words
 
 SCHEMA = pa.schema(
@@ -45,9 +50,13 @@ SCHEMA = pa.schema(
 )
 #: of a training that is done, and of one that goes on or died
 FILE, FOLDER = "ledger.parquet", "ledger"
-#: rows kept in memory until a file of the log is written
-BUFFER = 1 << 16
+#: rows kept in memory until a file of the log is written, and rows of a row group when sealed
+BUFFER, GROUP = 1 << 16, 1 << 20
+#: row groups looked through at once
+THREADS = 4
+_NAME = re.compile(r"(\d{3,})-(\d{5,})\.parquet")
 Bools = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
 Row = tuple[bytes, int, int, int | None, int | None]
 
 
@@ -55,12 +64,15 @@ class Log:
     """Appends exposures to a folder; `flush` before a checkpoint is published."""
 
     def __init__(self, folder: Path, after: int = 0) -> None:
-        """A new attempt, which goes on from the checkpoint of step `after`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """A new attempt, which goes on from the checkpoint of step `after`; it is on disk at once.
+
+        So what earlier attempts wrote of later steps is void from here on.
+        """
         self.folder, self.after = folder, after
         self.attempt = max((_attempt(p) + 1 for p in _segments(folder)), default=0)
-        self._files = 0
+        self._files: list[Path] = []
         self._rows: list[Row] = []
+        self.flush()
 
     def add(self, rows: Iterable[Row]) -> None:
         """Exposures: (id, round, shard, step, tokens), steps in ascending order."""
@@ -72,19 +84,44 @@ class Log:
         """Write what is in memory."""
         if not self._rows and self._files:
             return
-        path = self.folder / f"{self.attempt:03d}-{self._files:05d}.parquet"
+        path = self.folder / f"{self.attempt:03d}-{len(self._files):05d}.parquet"
         with ShardWriter(path, SCHEMA) as writer:
             writer.facts.update({"attempt": self.attempt, "after": self.after})
             writer.write(rows_table(self._rows))
-        self._rows, self._files = [], self._files + 1
+        self._rows = []
+        self._files.append(path)
 
     def seal(self, path: Path) -> None:
-        """Write all that counts to one file and remove the folder."""
+        """Write all that counts to one file, in row groups of one size, and remove the folder."""
         self.flush()
         with ShardWriter(path, SCHEMA) as writer:
-            for table in Ledger.open(self.folder).tables():
+            for table in _regrouped(Ledger.open(self.folder).tables()):
                 writer.write(table)
-        shutil.rmtree(self.folder)
+        gone = temporary(self.folder)  # whole or gone: a reader never sees a part of it
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
+
+    def discard(self) -> None:
+        """Take away what this attempt wrote: its weights are gone and no checkpoint holds any."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of GROUP rows, whatever the files were."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        while rows >= GROUP:
+            whole = pa.concat_tables(held).combine_chunks()
+            yield whole.slice(0, GROUP).combine_chunks()
+            held, rows = [whole.slice(GROUP)], rows - GROUP
+    if rows:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def rows_table(rows: Sequence[Row]) -> pa.Table:
@@ -102,13 +139,18 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
-        """Of a training's directory, of a folder of a `Log`, or of one file."""
+        """Of a training's directory, of a folder of a `Log`, or of one file.
+
+        Where a directory has a log and a sealed file, the training is being done again, unless
+        `stage.json` says that it is over.
+        """
         if path.is_file():
             return cls(((path, None),))
-        if (path / FILE).exists():
-            return cls(((path / FILE, None),))
         folder = path / FOLDER if (path / FOLDER).is_dir() else path
         found = _segments(folder)
+        sealed = path / FILE
+        if sealed.exists() and (StepDir(path).done or not found):
+            return cls(((sealed, None),))
         if not found:
             raise DataError("no ledger here (ledger.parquet, or files of one)", where=str(path))
         bounds = _bounds(found)
@@ -131,34 +173,87 @@ class Ledger:
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
         """The exposures of some documents, in the order in which they were trained."""
-        wanted = id_words(ids)
-        found = [SCHEMA.empty_table()]
-        for path, bound in self.files:
-            with _opened(path) as file:
-                for group in range(file.num_row_groups):
-                    here = among(file.read_row_group(group, columns=["id"])["id"], wanted)
-                    if here.any():
-                        rows = file.read_row_group(group, columns=SCHEMA.names)
-                        rows = rows.take(pa.array(np.flatnonzero(here)))
-                        if bound is not None:
-                            rows = rows.filter(pc.less_equal(rows["step"], bound))
-                        found.append(rows)
-        return pa.concat_tables(found)
+        wanted = _Wanted(id_words(ids))
+        if not len(wanted.pairs):
+            return SCHEMA.empty_table()
+        parts = [(path, bound, g) for path, bound in self.files for g in range(_groups(path))]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(lambda part: _matches(part, wanted), parts))
+        return pa.concat_tables([SCHEMA.empty_table(), *found])
 
 
-def among(ids: pa.Array | pa.ChunkedArray, words: npt.NDArray[np.uint64]) -> Bools:
+def document_id(name: str) -> bytes:
+    """The 16 bytes that stand for a document in a ledger: those that 32 hex digits spell, else the
+    128-bit hash (xxh3) of the name."""
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        return bytes.fromhex(name)
+    return xxhash.xxh3_128_digest(name.encode())
+
+
+def among(ids: pa.Array | pa.ChunkedArray, words: Words) -> Bools:
     """[n] whether each id is one of those whose two words are given, [m, 2]."""
-    mine = id_words(ids)
-    here: Bools = np.isin(mine[:, 0], words[:, 0])
-    at = np.flatnonzero(here)
-    pairs = np.dtype([("high", "<u8"), ("low", "<u8")])
-    left = np.ascontiguousarray(mine[at]).view(pairs).ravel()
-    here[at] = np.isin(left, np.ascontiguousarray(words).view(pairs).ravel())
-    return here
+    return _Wanted(words).among(id_words(ids))
+
+
+class _Wanted:
+    """Ids to look for: a table of the top bits of a 64-bit key leaves few to compare in full."""
+
+    def __init__(self, words: Words) -> None:
+        self.pairs = _pairs(words)
+        self.keys = np.unique(_keys(words))
+        bits = min(24, max(16, len(words).bit_length() + 8))
+        self.shift = np.uint64(64 - bits)
+        self.table = np.zeros(1 << bits, dtype=np.bool_)
+        self.table[self.keys >> self.shift] = True
+
+    def among(self, words: Words) -> Bools:
+        """[n] whether each id is wanted."""
+        if not len(self.keys):
+            return np.zeros(len(words), dtype=np.bool_)
+        keys = _keys(words)
+        here: Bools = self.table[keys >> self.shift]
+        at = np.flatnonzero(here)
+        place = np.minimum(np.searchsorted(self.keys, keys[at]), len(self.keys) - 1)
+        at = at[self.keys[place] == keys[at]]
+        here[:] = False
+        here[at] = np.isin(_pairs(words[at]), self.pairs)
+        return here
+
+
+def _keys(words: Words) -> Words:
+    """[n] 64 bits for two words, of which the upper ones differ (Fibonacci hashing)."""
+    keys: Words = words[:, 0] ^ (words[:, 1] << np.uint64(1))
+    keys *= np.uint64(0x9E3779B97F4A7C15)
+    return keys
+
+
+def _pairs(words: Words) -> npt.NDArray[np.void]:
+    kind = np.dtype([("high", "<u8"), ("low", "<u8")])
+    return np.ascontiguousarray(words).view(kind).ravel()
+
+
+def _matches(part: tuple[Path, int | None, int], wanted: _Wanted) -> pa.Table:
+    """What one row group (file, last step of it that counts, number) says of the wanted ids."""
+    path, bound, group = part
+    with _opened(path) as file:
+        ids = file.read_row_group(group, columns=["id"])["id"]
+        at = np.flatnonzero(wanted.among(id_words(ids)))
+        if not len(at):
+            return SCHEMA.empty_table()
+        rows = file.read_row_group(group, columns=SCHEMA.names).take(pa.array(at))
+    return rows if bound is None else rows.filter(pc.less_equal(rows["step"], bound))
+
+
+def _groups(path: Path) -> int:
+    with _opened(path) as file:
+        return int(file.num_row_groups)
 
 
 def _segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9][0-9][0-9]-*.parquet"))
+    """The files of a log, in the order in which they were written."""
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.glob("*-*.parquet")]
+    found = [(int(name[1]), int(name[2]), path) for name, path in named if name]
+    return [path for _, _, path in sorted(found)]
 
 
 def _attempt(path: Path) -> int:
@@ -167,7 +262,8 @@ def _attempt(path: Path) -> int:
 
 def _bounds(files: Sequence[Path]) -> dict[int, int | None]:
     """Attempt -> the last step of it that a later attempt did not make void."""
-    after = {_attempt(path): int(shard_facts(path)["after"]) for path in files}
+    first = {_attempt(path): path for path in reversed(files)}
+    after = {attempt: int(shard_facts(path)["after"]) for attempt, path in first.items()}
     return {a: min((s for b, s in after.items() if b > a), default=None) for a in after}
 
 

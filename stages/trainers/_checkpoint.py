@@ -2,14 +2,18 @@
 
     checkpoint/   model.safetensors  config.json  generation_config.json  tokenizer files
                   optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>; step
-    ledger.parquet   one row for each (document, optimizer step) in which a piece was trained
+                  training.json           what it was trained on (`_resume.py`)
     curve.parquet    one row for each optimizer step
 
-The same weights give the same bytes: no pickle, no time, no path of this machine.
+The same weights give the same bytes: no pickle, no time, no path of this machine. A folder is
+written under another name and renamed; where one of the same bytes lies already (two processes did
+the same work), that one stays as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import os
 import shutil
 from pathlib import Path
@@ -18,21 +22,10 @@ from typing import Any
 import pyarrow as pa
 
 from foresift.pipeline.errors import ModelError
-from foresift.pipeline.store import ShardWriter
-from foresift.stages.trainers._packing import Row
+from foresift.pipeline.store import temporary
 
 OPTIMIZER = "optimizer.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-LEDGER = pa.schema(
-    [
-        ("id", pa.binary(16)),
-        ("round", pa.int32()),
-        ("shard", pa.int32()),
-        ("row", pa.int64()),
-        ("step", pa.int32()),
-        ("tokens", pa.int32()),
-    ]
-)
 CURVE = pa.schema(
     [
         ("step", pa.int32()),
@@ -43,54 +36,53 @@ CURVE = pa.schema(
 )
 
 
-class Ledger:
-    """Appends what was trained to an open ShardWriter, 64k rows at a time."""
-
-    def __init__(self, writer: ShardWriter) -> None:
-        self._writer = writer
-        self._rows: list[tuple[Any, ...]] = []
-        self.documents = 0
-        """Entries of the plan that were trained, a repeated one counted each time."""
-
-    def add(self, step: int, rows: list[Row]) -> int:
-        """Record the pieces of one step, in order; returns their tokens."""
-        total = 0
-        pieces: list[list[Any]] = []
-        for row in rows:
-            for number, place, tokens in row.pieces:
-                total += tokens
-                if pieces and pieces[-1][0] == number:
-                    pieces[-1][2] += tokens
-                else:
-                    pieces.append([number, place, tokens])
-        for number, place, tokens in pieces:
-            self._rows.append((*place, step, tokens))
-            self.documents = number + 1
-        if len(self._rows) >= 1 << 16:
-            self.flush()
-        return total
-
-    def flush(self) -> None:
-        """Write the rows kept so far."""
-        if self._rows:
-            self._writer.write(rows_table(self._rows, LEDGER))
-        self._rows = []
-
-
 def publish(work: Path, path: Path) -> None:
-    """Move what a training left in `work` to its place; `stage.json` declares it done later."""
-    for child in sorted(work.iterdir()):
-        target = path / child.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(child, target)
+    """Move what a training left in `work` to its place, files first; `stage.json` declares it done
+    later."""
+    for child in sorted(work.iterdir(), key=lambda p: (p.is_dir(), p.name)):
+        if child.is_dir():
+            place(child, path / child.name)
+        else:
+            os.replace(child, path / child.name)
 
 
-def rows_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Tuples as a table; there is at least one."""
+def place(folder: Path, target: Path) -> None:
+    """Rename a finished folder into place, once its files are on disk."""
+    for file in folder.iterdir():
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        if _same(folder, target):
+            shutil.rmtree(folder)
+        else:
+            remove(target)
+            os.rename(folder, target)
+
+
+def remove(folder: Path) -> None:
+    """Take a folder away, as a whole."""
+    gone = temporary(folder.with_name(f"{folder.name}.gone"))
+    with contextlib.suppress(FileNotFoundError):  # another process took it
+        os.rename(folder, gone)
+        shutil.rmtree(gone)
+
+
+def _same(one: Path, other: Path) -> bool:
+    names = sorted(p.name for p in one.iterdir())
+    if names != sorted(p.name for p in other.iterdir()):
+        return False
+    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
+
+
+def curve_table(rows: list[tuple[int, int, float, float]]) -> pa.Table:
+    """The curve as a table; there is at least one step."""
     columns = zip(*rows, strict=True)
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    return pa.table(arrays, schema=schema)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, CURVE, strict=True)]
+    return pa.table(arrays, schema=CURVE)
 
 
 def save(folder: Path, model: Any, tokenizer: Any, optimizer: Any, step: int) -> None:
@@ -131,7 +123,10 @@ def restore_moments(path: Path, model: Any, optimizer: Any) -> int:
                     f"parameter {tuple(parameter.shape)}",
                     where=str(path),
                 )
-            state = {m: value.to(parameter.device, torch.float32) for m, value in moments.items()}
+            state = {
+                m: torch.empty_like(parameter, dtype=torch.float32).copy_(value)
+                for m, value in moments.items()
+            }
             taken = torch.tensor(float(step), device=parameter.device)
             optimizer.state[parameter] = {"step": taken, **state}
     return step

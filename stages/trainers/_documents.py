@@ -97,9 +97,9 @@ def documents(
 
 def _tokenised(table: pa.Table, tokenizer: Any, spec: ModelSpec, seen: Seen) -> Iterator[Document]:
     encoded = encode(table, tokenizer, spec)
-    names = ("id", "round", "shard", "row", "weight")
+    names = ("id", "round", "shard", "weight")
     values = zip(*(table[name].to_pylist() for name in names), strict=True)
-    for k, (id_, round_, shard, row, weight) in enumerate(values):
+    for k, (id_, round_, shard, weight) in enumerate(values):
         seen.entries += 1
         span = slice(int(encoded.offsets[k]), int(encoded.offsets[k + 1]))
         if span.start == span.stop or weight == 0:
@@ -108,5 +108,5 @@ def _tokenised(table: pa.Table, tokenizer: Any, spec: ModelSpec, seen: Seen) -> 
         seen.documents += 1
         seen.tokens += span.stop - span.start
         seen.cut += int(encoded.cut[k])
-        place = Place(id_, round_, shard, row)
+        place = Place(id_, round_, shard)
         yield Document(encoded.ids[span], encoded.counts[span], place, weight)

@@ -7,19 +7,23 @@ micro-batches whose gradients add up to that of
     loss = sum over the step of w * nll / sum over the step of w          nats per token
 
 so the micro-batch size changes rounding only. Nothing is shuffled, stripped, prefetched or logged
-by Trainer. On a CPU the same rows, weights and thread count give the same bits.
+by Trainer. On a CPU the same rows, weights and thread count give the same bits. What a step draws
+(dropout) depends on its number, so a training that goes on from a step draws as if it had never
+stopped.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from foresift.pipeline.errors import ModelError, StoreError
@@ -41,6 +45,17 @@ class Done:
 
 
 @dataclass(frozen=True)
+class At:
+    """Where a training stands between two steps; float16 leaves a step out now and then."""
+
+    step: int = 0
+    scheduled: int = 0
+    """Steps of the learning-rate schedule."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """State of the loss scaler of float16."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """How to train."""
 
@@ -49,8 +64,13 @@ class Settings:
     clip: float
     mode: packing.Mode
     precision: str
-    seed: int
+    seed: Callable[[int], int]
+    """Of the draws of each step."""
     cpu: bool
+    rate: Callable[[int], float]
+    """Factor on the learning rate of step k = 0, 1, ..."""
+    scratch: Path
+    """A folder that Trainer may make."""
 
 
 class _Steps:
@@ -68,6 +88,7 @@ class _PlanTrainer(Trainer):
     """Trainer whose step is a list of packed rows."""
 
     settings: Settings
+    start: At
     loader: _Steps
     report: Callable[[Done], None]
 
@@ -84,6 +105,8 @@ class _PlanTrainer(Trainer):
     ) -> torch.Tensor:
         """Gradients of the weighted mean loss of the step's rows; returns that loss."""
         model.train()
+        step = self.start.step + self.state.global_step + 1
+        _draw_from(self.settings.seed(step))
         rows, size = inputs, self.settings.micro_rows
         weight = packing.total_weight(rows) or 1.0
         total = torch.zeros((), device=self.args.device)
@@ -93,7 +116,7 @@ class _PlanTrainer(Trainer):
             loss = packing.weighted_loss(packing.logits_of(model, batch), batch) / weight
             self.accelerator.backward(loss)
             total += loss.detach()
-        step, value = self.state.global_step + 1, float(total)
+        value = float(total)
         if not math.isfinite(value):
             raise ModelError(
                 f"the training loss became {value} at step {step}; lower learning_rate or clip",
@@ -104,21 +127,50 @@ class _PlanTrainer(Trainer):
         return total
 
 
+class _After(TrainerCallback):
+    """Tells where the training stands, after each optimizer step."""
+
+    def __init__(
+        self,
+        trainer: _PlanTrainer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        after: Callable[[At], None],
+    ) -> None:
+        self.trainer, self.scheduler, self.after = trainer, scheduler, after
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        start, scaler = self.trainer.start, self.trainer.accelerator.scaler
+        scheduled = start.scheduled + self.scheduler.last_epoch
+        told = {} if scaler is None else scaler.state_dict()
+        self.after(At(start.step + state.global_step, scheduled, told))
+
+
+def _draw_from(seed: int) -> None:
+    """Every generator that a model may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def optimise(
     model: Any,
     optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
     steps: Iterator[list[packing.Row]],
     settings: Settings,
     report: Callable[[Done], None],
-    scratch: Path,
+    after: Callable[[At], None],
+    start: At,
 ) -> None:
-    """Take `settings.steps` optimizer steps; `report` is told of each one."""
+    """Take the optimizer steps up to `settings.steps`.
+
+    `report` is told of each one before the weights change, `after` when they have.
+    """
+    if start.step >= settings.steps:  # Trainer takes 0 steps as "without end"
+        return
     args = TrainingArguments(
-        output_dir=str(scratch),
-        max_steps=settings.steps,
+        output_dir=str(settings.scratch),
+        max_steps=settings.steps - start.step,
         max_grad_norm=settings.clip,
-        seed=settings.seed,
         bf16=settings.precision == "bfloat16",
         fp16=settings.precision == "float16",
         use_cpu=settings.cpu,
@@ -129,11 +181,17 @@ def optimise(
         disable_tqdm=True,
     )
     args._n_gpu = min(args.n_gpu, 1)  # one process is one device; DataParallel would split steps
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: settings.rate(start.scheduled + k)
+    )
     trainer = _PlanTrainer(model=model, args=args, optimizers=(optimizer, scheduler))
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.settings, trainer.loader, trainer.report = settings, _Steps(steps), report
+    trainer.start = start
+    trainer.add_callback(_After(trainer, scheduler, after))
+    if start.scaler and trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(start.scaler)
     trainer.train()
 
 

@@ -46,7 +46,6 @@ class Place(NamedTuple):
     id: bytes
     round: int
     shard: int
-    row: int
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def _keeps_apart(model: Any, mode: Mode, tolerance: float) -> bool:
     rng = np.random.default_rng(0)
     top = model.get_input_embeddings().num_embeddings
     texts = [rng.integers(0, top, n).astype(np.int32) for n in (5, 4)]
-    place = Place(b"", 0, 0, 0)
+    place = Place(b"", 0, 0)
     both = [Document(t, np.ones(len(t), dtype=np.bool_), place) for t in texts]
     with torch.no_grad():
         packed = collate(list(pack(both, 9)), mode)

@@ -7,16 +7,16 @@ across documents (`_packing.py`). `tokens` is rounded down to whole steps; witho
 the plan is used once and the last step may be smaller. The tokens available are counted before the
 first step (tokenising at most the budget), so that the schedule fits the run.
 
-Writes `checkpoint/`, `ledger.parquet` and `curve.parquet` (`_checkpoint.py`), whole or not at all.
+Writes `checkpoint/`, `ledger.parquet` and `curve.parquet` (`_checkpoint.py`), whole or not at all,
+and every `checkpoint_every` steps a folder in `checkpoints/`, from which an interrupted training
+goes on (`_resume.py`). It takes as much room as the final one: three times the weights in float32.
 Cost: 6 x parameters x tokens floating-point operations, and tokenising the documents twice.
-The same inputs on the same number of CPU threads give the same bytes.
+The same inputs on the same number of CPU threads give the same bytes, interrupted or not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,16 +26,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from foresift.pipeline import checkpoints
 from foresift.pipeline.choice import Budget
 from foresift.pipeline.errors import DataError, ModelError
-from foresift.pipeline.lm.model import Loaded, ModelSpec, load, local
+from foresift.pipeline.lm.model import ModelSpec, local
 from foresift.pipeline.nouns import Inputs, Job, Stage
 from foresift.pipeline.parts import tuning
-from foresift.pipeline.store import Facts, ShardWriter, StepDir, temporary, write_shard
-from foresift.stages.trainers import _checkpoint, _documents, _packing
+from foresift.pipeline.store import Facts, StepDir, temporary
+from foresift.stages.trainers import _checkpoint, _documents, _packing, _resume, _setup
 
 if TYPE_CHECKING:
-    from foresift.stages.trainers._loop import Done
+    from foresift.stages.trainers._loop import At, Done
 
 #: steps at each end of the curve that are averaged in the facts
 ENDS = 10
@@ -69,6 +70,8 @@ class CausalLM(Stage):
     """Largest norm of the gradient; 0 does not clip."""
     continue_optimizer: bool = False
     """Go on with the optimizer's moments of the checkpoint, where it has any."""
+    checkpoint_every: int = 0
+    """Optimizer steps from one checkpoint to the next; 0 keeps none but the last."""
     seed: int = 0
     """Seed of dropout, where the model has any."""
     micro_tokens: int = 4096
@@ -88,6 +91,8 @@ class CausalLM(Stage):
             raise ValueError("micro_tokens must hold one row of `length` tokens")
         if not 0 <= self.warmup <= 1 or self.learning_rate <= 0 or self.clip < 0:
             raise ValueError("warmup is a share, learning_rate is positive, clip is not negative")
+        if self.checkpoint_every < 0:
+            raise ValueError("checkpoint_every is a number of steps, or 0")
 
     def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
         """Train, and publish checkpoint, ledger and curve."""
@@ -97,61 +102,43 @@ class CausalLM(Stage):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            with _isolated(self.threads or os.cpu_count() or 1):
-                facts = _Training(self, inputs, inputs.model, job, work).run()
-            _checkpoint.publish(work, out.path)
+            with _setup.isolated(self.threads or os.cpu_count() or 1):
+                return _Training(self, inputs, inputs.model, job, work, out.path).run()
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return facts
-
-
-@contextlib.contextmanager
-def _isolated(threads: int) -> Iterator[None]:
-    """Threads, random state and progress bars of the process are as before when it is left."""
-    import torch
-    from transformers.utils import logging as bars
-
-    before, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.set_num_threads(before)
-        if shown:
-            bars.enable_progress_bar()
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 class _Training:
     """One run: what it needs to know at each step."""
 
     def __init__(
-        self, part: CausalLM, inputs: Inputs, spec: ModelSpec, job: Job, work: Path
+        self, part: CausalLM, inputs: Inputs, spec: ModelSpec, job: Job, work: Path, out: Path
     ) -> None:
-        self.part, self.inputs, self.job, self.work = part, inputs, job, work
+        self.part, self.inputs, self.job, self.work, self.out = part, inputs, job, work, out
         self.source = replace(spec, dtype="float32")
         self.precision = spec.dtype
         self.spec = replace(spec, max_length=part.max_document)
-        self.seen = _documents.Seen()
-        self.curve: list[tuple[int, int, float, float]] = []
-        self.tokens = 0
+        self.seen, self.trail = _documents.Seen(), _resume.Trail()
 
     def run(self) -> Facts:
-        loaded = _load(self.source, self.part.length)
-        total, short = self._extent(loaded.tokenizer)
-        steps = -(-total // self._step_tokens)
-        schema = _checkpoint.LEDGER
-        with ShardWriter(self.work / "ledger.parquet", schema) as writer:
-            self.ledger = _checkpoint.Ledger(writer)
-            before, mode = self._train(loaded, total, steps)
-            self.ledger.flush()
-        curve = _checkpoint.rows_table(self.curve, _checkpoint.CURVE)
-        write_shard(self.work / "curve.parquet", curve)
-        return self._facts(loaded.model, steps, before, mode, short)
+        self.loaded = _setup.own_model(self.source, self.part.length)
+        self.total, short = self._extent(self.loaded.tokenizer)
+        self.steps = -(-self.total // self._step_tokens)
+        start = _resume.find(self.out, self.steps, self.total, self._batches(_documents.Seen()))
+        self.planned = {
+            "planned_steps": start.told.get("planned_steps", self.steps),
+            "planned_tokens": start.told.get("planned_tokens", self.total),
+        }
+        self.log = _resume.open_log(self.out, start, self._batches(_documents.Seen()))
+        try:
+            mode = self._train(start)
+        except BaseException:
+            if not checkpoints.checkpoints(self.out):
+                self.log.discard()
+            raise
+        _checkpoint.publish(self.work, self.out)
+        _resume.seal(self.out, self.log, self.trail, self._batches(_documents.Seen()))
+        return self._facts(mode, short or self.total < self.planned["planned_tokens"])
 
     @property
     def _step_tokens(self) -> int:
@@ -181,75 +168,110 @@ class _Training:
         )
         return (wanted, False) if self.part.repeat else (count.tokens, True)
 
-    def _train(self, loaded: Loaded, total: int, steps: int) -> tuple[int, _packing.Mode]:
-        """Take the steps and save the checkpoint; returns earlier steps and the attention mode."""
+    def _train(self, start: _resume.Start) -> _packing.Mode:
+        """Take the steps that are left and save the checkpoint; returns the attention mode."""
         from foresift.stages.trainers import _loop
 
-        part, model = self.part, loaded.model
+        part, model, batches = self.part, self.loaded.model, self._batches(self.seen)
         mode = _packing.attention_mode(model)
-        optimizer = _loop.adamw(model, part.learning_rate, part.betas, part.weight_decay)
-        before = self._restore(model, optimizer) if part.continue_optimizer else 0
-        self.steps = steps
+        self.optimizer = _loop.adamw(model, part.learning_rate, part.betas, part.weight_decay)
+        self.at = self._begin(start, batches)
+        if start.final:
+            return mode
+        draws = self.job.rng.at("train", part.seed)
         settings = _loop.Settings(
-            steps=steps,
+            steps=self.steps,
             micro_rows=part.micro_tokens // part.length,
             clip=part.clip,
             mode=mode,
             precision=self.precision,
-            seed=self.job.rng.at("train", part.seed).key % 2**32,
-            cpu=loaded.device == "cpu",
+            seed=lambda step: draws.at(step).key % 2**32,
+            cpu=self.loaded.device == "cpu",
+            rate=_loop.learning_rates(part.schedule, self.planned["planned_steps"], part.warmup),
+            scratch=self.work / "scratch",
         )
-        rate = _loop.learning_rates(part.schedule, steps, part.warmup)
-        scratch = self.work / "scratch"
-        _loop.optimise(
-            model, optimizer, rate, self._batches(loaded.tokenizer, total), settings,
-            self._report, scratch,
-        )  # fmt: skip
-        shutil.rmtree(scratch, ignore_errors=True)
-        folder = self.work / "checkpoint"
-        _checkpoint.save(folder, model, loaded.tokenizer, optimizer, before + steps)
-        return before, mode
+        _loop.optimise(model, self.optimizer, batches, settings, self._report, self._after, self.at)
+        shutil.rmtree(settings.scratch, ignore_errors=True)
+        _resume.write_curve(self.work / _resume.CURVE, self.trail)
+        self._save(self.work / checkpoints.FINAL)
+        return mode
 
-    def _restore(self, model: Any, optimizer: Any) -> int:
+    def _begin(self, start: _resume.Start, batches: Iterator[list[_packing.Row]]) -> At:
+        """Stand where the checkpoint stands; without one, at the beginning."""
+        from foresift.stages.trainers._loop import At
+
+        if start.path is None:
+            self.before = self._restore() if self.part.continue_optimizer else 0
+            return At()
+        self.job.log.info("training goes on from the checkpoint of step %d", start.step)
+        for step in range(1, start.step + 1):
+            self.trail.consume(step, next(batches))
+        self.trail.curve = start.curve()
+        start.restore(self.loaded.model, self.optimizer, self.source)
+        self.before = int(start.told["steps_before"])
+        return At(**{name: start.told[name] for name in ("step", "scheduled", "scaler")})
+
+    def _restore(self) -> int:
+        """The moments of the model that training begins with; returns the steps that they took."""
         path = local(self.spec.init)
         if path is None or not (path / _checkpoint.OPTIMIZER).exists():
             self.job.log.warning(
                 "%s has no optimizer.safetensors: the optimizer starts anew", self.spec.init
             )
             return 0
-        return _checkpoint.restore_moments(path / _checkpoint.OPTIMIZER, model, optimizer)
+        moments = path / _checkpoint.OPTIMIZER
+        return _checkpoint.restore_moments(moments, self.loaded.model, self.optimizer)
 
-    def _batches(self, tokenizer: Any, total: int) -> Iterator[list[_packing.Row]]:
+    def _batches(self, seen: _documents.Seen) -> Iterator[list[_packing.Row]]:
         """The rows of each optimizer step, in plan order."""
         documents = _documents.documents(
-            self.inputs, tokenizer, self.spec, self.seen, repeat=self.part.repeat
+            self.inputs, self.loaded.tokenizer, self.spec, seen, repeat=self.part.repeat
         )
-        rows = _packing.pack(documents, self.part.length, total)
+        rows = _packing.pack(documents, self.part.length, self.total)
         count = self.part.batch_tokens // self.part.length
         while batch := list(islice(rows, count)):
             yield batch
 
     def _report(self, done: Done) -> None:
-        self.tokens += self.ledger.add(done.step, done.rows)
-        self.curve.append((done.step, self.tokens, done.loss, done.learning_rate))
-        self.job.progress(done.step, self.steps, "")
+        self.log.add(self.trail.consume(done.step, done.rows))
+        self.trail.curve.append((done.step, self.trail.tokens, done.loss, done.learning_rate))
 
-    def _facts(
-        self, model: Any, steps: int, before: int, mode: _packing.Mode, short: bool
-    ) -> Facts:
+    def _after(self, at: At) -> None:
+        self.at, every = at, self.part.checkpoint_every
+        if every and at.step % every == 0 and at.step < self.steps:
+            self.log.flush()  # no checkpoint holds more than the ledger says
+            target = self.out / checkpoints.FOLDER / checkpoints.folder_name(at.step)
+            folder = temporary(target)
+            shutil.rmtree(folder, ignore_errors=True)
+            self._save(folder)
+            _resume.write_curve(folder / _resume.CURVE, self.trail)
+            _checkpoint.place(folder, target)
+        self.job.progress(at.step, self.steps, "")
+
+    def _save(self, folder: Path) -> None:
+        """Weights, tokenizer, moments and what they have seen."""
+        model, taken = self.loaded.model, self.before + self.at.scheduled
+        _checkpoint.save(folder, model, self.loaded.tokenizer, self.optimizer, taken)
+        facts = {**asdict(self.at), "steps_before": self.before, **self.planned}
+        _resume.describe(folder, self.trail, facts)
+
+    def _facts(self, mode: _packing.Mode, short: bool) -> Facts:
         if self.seen.cut:
             self.job.log.warning(
                 "%d documents were cut after %d tokens", self.seen.cut, self.part.max_document
             )
-        losses = [loss for _, _, loss, _ in self.curve]
+        losses = [loss for _, _, loss, _ in self.trail.curve]
         whole = _documents.entries(self.inputs)
         seen = asdict(self.seen)
-        parameters = sum(p.numel() for p in model.parameters())
+        parameters = sum(p.numel() for p in self.loaded.model.parameters())
+        kept = {c.step for c in checkpoints.intermediate(self.out)}
         return {
-            "steps": steps,
-            "steps_before": before,
-            "tokens": self.tokens,
-            "documents": self.ledger.documents,
+            "steps": self.steps,
+            "steps_before": self.before,
+            "steps_planned": self.planned["planned_steps"],
+            "checkpoints": sorted(kept | {self.steps}),
+            "tokens": self.trail.tokens,
+            "documents": self.trail.documents,
             "entries": whole,
             "skipped": seen["skipped"],
             "cut": seen["cut"],
@@ -257,7 +279,7 @@ class _Training:
             "loss_first": float(np.mean(losses[:ENDS])),
             "loss_last": float(np.mean(losses[-ENDS:])),
             "parameters": parameters,
-            "flops": {"train": training_flops(parameters, self.tokens)},
+            "flops": {"train": training_flops(parameters, self.trail.tokens)},
             "packing": mode,
             "short": short,
         }
@@ -267,21 +289,3 @@ def training_flops(parameters: int, tokens: int) -> float:
     """Operations of training on so many tokens: two in the forward pass and four in the backward
     pass for each parameter and token (attention's own products are left out)."""
     return 6.0 * parameters * tokens
-
-
-def _load(spec: ModelSpec, length: int) -> Loaded:
-    """A model of our own to change (never the one that scorers share), checked for its length."""
-    loaded = load.__wrapped__(spec)
-    if spec.device not in ("auto", "cpu", "cuda", "cuda:0"):
-        raise ModelError(
-            f"training runs on the first visible GPU, not on {spec.device}; set "
-            "CUDA_VISIBLE_DEVICES",
-            where=spec.init,
-        )
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
-    if positions and length > positions:
-        raise ModelError(
-            f"rows of {length} tokens, but the model has {positions} positions; lower `length`",
-            where=spec.init,
-        )
-    return loaded

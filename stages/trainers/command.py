@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foresift.pipeline.errors import DataError, ModelError, RecipeError, nearest
+from foresift.pipeline.ledger import FILE, SCHEMA
 from foresift.pipeline.lm.model import ModelSpec, load_config, load_tokenizer, local
 from foresift.pipeline.nouns import Inputs, Job, Stage
 from foresift.pipeline.store import Facts, ShardWriter, StepDir, temporary
@@ -213,9 +214,9 @@ def _check(folder: Path, model: ModelSpec) -> None:
 
 def _ledger(folder: Path, work: Path) -> str:
     """Write ledger.parquet; says whether its steps come from the `command` or only the `plan`."""
-    plan = pq.read_table(work / "plan.parquet", columns=["id", "round", "shard", "row"])
+    plan = pq.read_table(work / "plan.parquet", columns=["id", "round", "shard"])
     theirs = _their_ledger(folder)
-    with ShardWriter(work / "ledger.parquet", _checkpoint.LEDGER) as writer:
+    with ShardWriter(work / FILE, SCHEMA) as writer:
         if theirs is None:
             for name in ("step", "tokens"):
                 plan = plan.append_column(name, pa.nulls(plan.num_rows, pa.int32()))
@@ -230,7 +231,7 @@ def _ledger(folder: Path, work: Path) -> str:
                 where="train.command",
             )
         rows = [{**place[id_], "step": step, "tokens": tokens} for id_, step, tokens in theirs]
-        writer.write(pa.Table.from_pylist(rows, schema=_checkpoint.LEDGER))
+        writer.write(pa.Table.from_pylist(rows, schema=SCHEMA))
     return "command"
 
 

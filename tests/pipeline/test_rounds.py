@@ -181,7 +181,7 @@ def in_scoring(out: Path) -> bool:
 
 def in_training(out: Path) -> bool:
     step = _second(out, "causal_lm")
-    return step is not None and bool(list(step.glob(".train.*.tmp/.ledger*")))
+    return step is not None and bool(list(step.glob("ledger/*.parquet")))
 
 
 def finished(out: Path) -> dict[Path, int]:

@@ -44,6 +44,22 @@ def ledger(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def place_of(inputs: Inputs) -> dict[bytes, tuple[int, int]]:
+    """Document -> (shard, row) of its first copy: a ledger names documents by their ids."""
+    assert inputs.corpus is not None
+    found: dict[bytes, tuple[int, int]] = {}
+    for number, shard in enumerate(inputs.corpus.shards()):
+        for row, id_ in enumerate(shard.load(["id"])["id"].to_pylist()):
+            found.setdefault(id_, (number, row))
+    return found
+
+
+def rows_of(inputs: Inputs, out: Path, tokens: int | None = None) -> list[int]:
+    """The rows that were trained, in order (those of which so many tokens were, in one step)."""
+    place = place_of(inputs)
+    return [place[r["id"]][1] for r in ledger(out) if tokens in (None, r["tokens"])]
+
+
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "checkpoint" / "model.safetensors")
 
@@ -73,7 +89,8 @@ def test_one_pass_trains_every_token_once_in_plan_order(
     assert (per_step[:-1] == 64).all()
     assert len(per_step) == facts["steps"] == -(-sum(sizes) // 64)
     assert {r["round"] for r in rows} == {3}
-    assert (rows[0]["shard"], rows[0]["row"]) == (1, 14)
+    assert rows[0]["shard"] == 1
+    assert place_of(inputs)[rows[0]["id"]] == (1, 14)
     assert facts["tokens"] == sum(sizes) == shard_total(out)
     assert facts["documents"] == facts["entries"] == 40
     assert facts["flops"] == {"train": 6.0 * facts["parameters"] * sum(sizes)}
@@ -112,7 +129,7 @@ def test_what_is_left_behind(inputs: Inputs, tmp_path: Path, job: Job) -> None:
         "ledger.parquet", "curve.parquet", "checkpoint/config.json",
         "checkpoint/generation_config.json", "checkpoint/model.safetensors",
         "checkpoint/optimizer.safetensors", "checkpoint/tokenizer.json",
-        "checkpoint/tokenizer_config.json",
+        "checkpoint/tokenizer_config.json", "checkpoint/training.json",
     }  # fmt: skip
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
     assert shard_facts(out / "ledger.parquet")["rows"] == len(ledger(out))
@@ -249,7 +266,7 @@ def test_a_weight_of_zero_removes_the_document(model: Any, tmp_path: Path, job: 
     assert same(weights(out), weights(expected))
     assert facts["skipped"] == {"empty": 0, "zero_weight": 1}
     assert facts["documents"] + 1 == facts["entries"]
-    assert [r["row"] for r in ledger(out)] == [1, 5]
+    assert rows_of(zero, out) == [1, 5]
 
 
 @pytest.mark.parametrize("weight", [float("nan"), -1.0, float("inf")])
@@ -264,10 +281,12 @@ def test_a_weight_without_meaning_is_refused(
 
 def test_empty_null_and_long_documents(model: Any, tmp_path: Path, job: Job) -> None:
     data = make_corpus(tmp_path, [["", None, "x" * 500, "a\x00b", "\U0001f600"], []])
-    facts, out = train(Inputs(corpus=data, model=model()), tmp_path / "out", job, max_document=100)
+    inputs = Inputs(corpus=data, model=model())
+    facts, out = train(inputs, tmp_path / "out", job, max_document=100)
     assert (facts["documents"], facts["cut"], facts["epochs"]) == (5, 1, 1.0)
-    assert [r["row"] for r in ledger(out) if r["tokens"] == 2][:2] == [0, 1]
-    assert sum(r["tokens"] for r in ledger(out) if r["row"] == 2) == 100
+    assert rows_of(inputs, out, tokens=2)[:2] == [0, 0]  # an empty text and a null are copies
+    long = data.shards()[0].load(["id"])["id"][2].as_py()
+    assert sum(r["tokens"] for r in ledger(out) if r["id"] == long) == 100
 
 
 def test_nothing_to_train_on_is_an_error(model: Any, tmp_path: Path, job: Job) -> None:
@@ -366,13 +385,13 @@ def test_micro_batches_change_rounding_only(inputs: Inputs, tmp_path: Path, job:
 
 
 def test_only_responses_are_learnt(model: Any, tmp_path: Path, job: Job) -> None:
-    pairs = pa.table({"prompt": ["ask"] * 8, "response": ["yes"] * 8})
+    pairs = pa.table({"prompt": [f"ask{n}" for n in range(8)], "response": ["yes"] * 8})
     inputs = Inputs(corpus=make_corpus(tmp_path, [pairs]), model=model())
     facts, out = train(inputs, tmp_path / "out", job, tokens=64, batch_tokens=16)
     encoded = encode(pairs, load(model()).tokenizer, model())
     assert facts["documents"] * int(encoded.lengths[0]) >= facts["tokens"] == 64
     assert encoded.counts.sum() == 8 * 4
-    assert {r["row"] for r in ledger(out)} == set(range(facts["documents"]))
+    assert set(rows_of(inputs, out)) == set(range(facts["documents"]))
 
 
 def test_half_precision_keeps_full_precision_weights(

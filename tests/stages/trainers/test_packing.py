@@ -32,7 +32,7 @@ from tests.stages.trainers.conftest import SHAPES
 
 def document(ids: list[int], weight: float = 1.0, prompt: int = 1) -> Document:
     counts = np.arange(len(ids)) >= prompt
-    place = Place(bytes([ids[0]]) * 16, 0, 0, ids[0])
+    place = Place(bytes([ids[0]]) * 16, 0, ids[0])
     return Document(np.asarray(ids, np.int32), counts, place, weight)
 
 
@@ -42,7 +42,7 @@ def test_known_rows() -> None:
     assert [r.positions.tolist() for r in rows] == [[0, 1, 2, 0], [0, 0, 1, 2], [0]]
     no = IGNORED
     assert [r.labels.tolist() for r in rows] == [[no, 2, 3, no], [no, no, 7, 8], [no]]
-    places = [[(number, place.row, n) for number, place, n in r.pieces] for r in rows]
+    places = [[(number, place.shard, n) for number, place, n in r.pieces] for r in rows]
     assert places == [[(0, 1, 3), (1, 4, 1)], [(1, 4, 1), (2, 6, 3)], [(2, 6, 1)]]
 
 
@@ -65,7 +65,7 @@ def test_limit_cuts_the_stream_at_a_token() -> None:
 def test_every_token_once_in_order(lengths: list[int], length: int, limit: int | None) -> None:
     stream = np.arange(sum(lengths), dtype=np.int32)
     parts = np.split(stream, np.cumsum(lengths)[:-1]) if lengths else []
-    place = Place(b"", 0, 0, 0)
+    place = Place(b"", 0, 0)
     documents = [Document(p, np.ones(len(p), dtype=bool), place) for p in parts]
     rows = list(pack(documents, length, limit))
     seen = np.concatenate([r.ids for r in rows]) if rows else stream[:0]
@@ -86,7 +86,7 @@ def some_documents() -> list[Document]:
     sizes = (1, 7, 3, 12, 2, 9, 1, 1, 5)
     made = [rng.integers(0, 257, n).astype(np.int32) for n in sizes]
     return [
-        Document(ids, np.arange(len(ids)) > k % 3, Place(b"", 0, 0, k), 1.0 + k % 2)
+        Document(ids, np.arange(len(ids)) > k % 3, Place(b"", 0, k), 1.0 + k % 2)
         for k, ids in enumerate(made)
     ]
 
