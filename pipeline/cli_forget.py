@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from foresift.pipeline.terminal import located, out_console, say
+from foresift.pipeline.terminal import (
+    err_console,
+    located,
+    out_console,
+    quiet,
+    say,
+    warnings_shown,
+)
 
 app = typer.Typer(
     name="forget",
@@ -87,6 +94,52 @@ def list_(run: RunPath = Path("out"), as_json: AsJson = False) -> None:
         _tell({"requests": told}, lines or ["no request here"], as_json)
 
 
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(help="The model to audit: a folder or a hub id.")],
+    plan: Annotated[Path, typer.Option(help="The folder of a deletion plan.")],
+    retrained: Annotated[
+        str, typer.Option(help="The same training without the forgotten rows; empty: no proof.")
+    ] = "",
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="With commas: relearn, quantise, trigger, rna, refusal, hierarchy; all; none."
+        ),
+    ] = "all",
+    out: Annotated[Path | None, typer.Option(help="A folder; by default the plan's.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Where MODEL brings none; bytes is one.")] = "",
+    items: Annotated[int, typer.Option(help="Rows of each set at most.")] = 256,
+    relearn_steps: Annotated[int, typer.Option(help="Steps of the relearning attack.")] = 20,
+    relearn_lr: Annotated[float, typer.Option(help="Its learning rate.")] = 1e-4,
+    margin: Annotated[float, typer.Option(help="Times the margins within which all is alike.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether a model still knows what was to go, plain and under attack.
+
+    Passed is what cannot be told from --retrained under the same attack, by intervals. Without
+    it all is measured and nothing proved. Writes verdict.json and audit.html.
+
+    Example: foresift forget audit out/model --plan out/deletions/r-17 --retrained out/clean
+    """
+    from foresift.pipeline.progress import Bars
+
+    quiet()
+    with located():
+        stage = _stage("audit")
+        asked = stage.asked(
+            model=model, plan=plan, retrained=retrained, attacks=attacks, out=out, items=items,
+            tokenizer=tokenizer, steps=relearn_steps, lr=relearn_lr, margin=margin, device=device,
+            dtype=dtype,
+        )  # fmt: skip
+        with warnings_shown(), Bars(err_console) as bars:
+            told = stage.audit(asked, bars)
+        lines = [*stage.lines(told), f"see {(out or plan) / 'audit.html'}"]
+        _tell(told, lines, as_json)
+
+
 def _store(run: Path | None) -> Path:
     """The --out of a run, or an --out itself."""
     path = run or Path("out")
@@ -119,3 +172,29 @@ def _tainted(told: dict[str, Any]) -> list[str]:
         f" ({about['documents']:,} documents); `foresift forget replay` trains it again"
         for name, about in told["tainted"].items()
     ]
+
+
+@app.command()
+def plan(
+    request: Annotated[Path, typer.Option("--request", help="Requests, one JSON object a line.")],
+    run: RunPath = Path("out"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write <out>/deletions/; default: the run's --out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is chosen by chance.")] = 0,
+    allow_all: Annotated[
+        bool, typer.Option("--allow-all", help="A request may mean more than half of all rows.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Plan the deletion of what requests ask for: every set, view and cost, in a folder for each.
+
+    Example: foresift forget plan --request requests.jsonl --run out
+    """
+    from foresift.pipeline.progress import Bars
+
+    quiet()
+    stage = _stage("plan_requests")
+    with located(), warnings_shown(), Bars(err_console) as bars:
+        told = stage.plan_requests(request, run, out, seed, allow_all, bars)
+    _tell({"plans": told}, [line for one in told for line in stage.lines(one)], as_json)
