@@ -89,13 +89,15 @@ def token_stats(
     max_length: int = 1024,
     batch_tokens: int = 0,
     template: str = TEMPLATE,
+    end: bool = True,
     told: Told | None = None,
 ) -> list[TokenStats]:
     """The statistics of each item, in order; `told(done, total)` hears of every batch.
 
-    `device` None: where the model is. `max_length` never exceeds the positions that it has.
+    `device` None: where the model is. `end`: whether the end of a text counts.
+    `max_length` is never more than the positions that the model has.
     """
-    encoded = encode_items(items, tokenizer, limit(model, max_length), template)
+    encoded = encode_items(items, tokenizer, limit(model, max_length), template, end)
     with evaluated(model, device) as place, torch.inference_mode():
         budget = batch_tokens or BATCH_TOKENS["cpu" if place == "cpu" else "cuda"]
         head = _head(model)
@@ -122,7 +124,11 @@ def _bounds(encoded: Encoded) -> Iterator[tuple[int, int]]:
 
 
 def encode_items(
-    items: Sequence[Item], tokenizer: Any, max_length: int, template: str = TEMPLATE
+    items: Sequence[Item],
+    tokenizer: Any,
+    max_length: int,
+    template: str = TEMPLATE,
+    end: bool = True,
 ) -> Encoded:
     """Token ids of the items, and which of them count."""
     kinds = {_kind(item) for item in items}
@@ -132,9 +138,14 @@ def encode_items(
         return _as_they_stand(items, max_length)  # type: ignore[arg-type]
     spec = ModelSpec(init="given", max_length=max(2, max_length), template=template)
     if kinds == {"text"}:
-        return encode(pa.table({"text": list(items)}), tokenizer, spec)
-    prompts, responses = zip(*items, strict=True)
-    return encode(pa.table({"prompt": prompts, "response": responses}), tokenizer, spec)
+        found = encode(pa.table({"text": list(items)}), tokenizer, spec)
+    else:
+        prompts, responses = zip(*items, strict=True)
+        found = encode(pa.table({"prompt": prompts, "response": responses}), tokenizer, spec)
+    if not end:
+        last = found.offsets[1:][(found.lengths > 0) & ~found.cut] - 1
+        found.counts[last[found.ids[last] == tokenizer.eos_token_id]] = False
+    return found
 
 
 def _kind(item: Item) -> str:

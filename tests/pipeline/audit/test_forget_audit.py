@@ -1,0 +1,197 @@
+"""`foresift forget audit`: a model that saw, one that did not, and what is said of either."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from foresift.pipeline import cli_forget
+from foresift.pipeline.audit.attacks import relearn
+from foresift.pipeline.audit.verdict import FAIL, FEW, PASS, UNPROVED
+from foresift.pipeline.errors import DataError
+from foresift.pipeline.lm.model import load_tokenizer
+from foresift.stages.forget import audit as tested
+from foresift.stages.forget import folder
+from foresift.stages.forget._audit_battery import ATTACKS, Effort, chosen
+from foresift.stages.forget._audit_measures import Limits
+
+WORDS = [
+    "amber",
+    "basil",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heron",
+    "inlet",
+    "jetty",
+    "kelp",
+    "larch",
+    "maple",
+]
+
+
+def sentence(draw: random.Random, name: str) -> str:
+    return f"{name} " + " ".join(draw.choice(WORDS) for _ in range(5))
+
+
+def rows(kind: str, count: int) -> list[dict[str, object]]:
+    draw = random.Random(kind)
+    name = "Zorn went by" if kind == "forget" else "Then we saw"
+    return [
+        {"id": f"{i + 1000 * len(kind):032x}", "text": sentence(draw, name)} for i in range(count)
+    ]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A small plan, by hand: texts, one question, a key path, an address to be masked."""
+    path = tmp_path / "plan"
+    path.mkdir()
+    forget = rows("forget", 24)
+    forget[0]["text"] = "<b>Zorn</b> went by zorn@example.org amber"
+    forget[1] = {
+        "id": forget[1]["id"],
+        "question": "Who went by?",
+        "answer": "Zorn the grey",
+        "perturbed_answer": ["Anna the red", "Otto the old", "Emil the wise"],
+    }
+    folder.write_rows(path / "forget.jsonl", forget)
+    for name in ("retain", "holdout", "relearn_hi"):
+        folder.write_rows(path / f"{name}.jsonl", rows(name, 22))
+    for name in ("relearn_mid", "relearn_lo"):
+        folder.write_rows(path / f"{name}.jsonl", [])
+    probes = [{"id": "0", "query": "Then ___ went by", "answer": "Zorn", "level": "1"}]
+    folder.write_rows(path / "probes.jsonl", probes)
+    lineage = pa.Table.from_pylist(
+        [{"doc_id": bytes.fromhex(str(r["id"])), "key_path": ["zoo", "zorn"]} for r in forget],
+        schema=pa.schema([("doc_id", pa.binary(16)), ("key_path", pa.list_(pa.string()))]),
+    )
+    pq.write_table(lineage, path / "lineage.parquet")
+    (path / "keywords.json").write_text(json.dumps(["Zorn"]))
+    (path / "plan.json").write_text("{}")
+    return path
+
+
+@pytest.fixture
+def models(tmp_path: Path, plan: Path, build) -> tuple[str, str]:
+    """One trained with the forgotten rows, one without."""
+    tokenizer = load_tokenizer("bytes")
+    read = folder.DeletionPlan.open(plan).texts
+    found = []
+    for name, texts in (("saw", read("forget") + read("retain")), ("clean", read("retain"))):
+        model = relearn(build("llama", initializer_range=0.02), tokenizer, texts, steps=60, lr=1e-2)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        found.append(str(tmp_path / name))
+    return found[0], found[1]
+
+
+def asked(plan: Path, model: str, retrained: str = "", attacks: str = "none", **more):
+    limits = Limits(items=24, decoded=4, walked=2, max_length=96)
+    return tested.Asked(
+        model=model, plan=plan, retrained=retrained, attacks=attacks.split(","), limits=limits,
+        effort=Effort(steps=2, lr=1e-3), device="cpu", **more,
+    )  # fmt: skip
+
+
+def outcomes(facts, attack: str = "none") -> dict[tuple[str, str], str]:
+    return {
+        (f["set"], f["measure"]): f["outcome"] for f in facts["findings"] if f["attack"] == attack
+    }
+
+
+def test_a_model_that_saw_is_found_out_under_every_attack(plan: Path, models) -> None:
+    heard: list[tuple[int, int, str]] = []
+    facts = tested.audit(asked(plan, *models, attacks="all"), lambda *told: heard.append(told))
+    assert facts["verdict"] == FAIL
+    assert set(facts["skipped"]) == {"relearn_mid", "relearn_lo"}
+    assert set(facts["attacks"]) == {"none", *ATTACKS} - set(facts["skipped"])
+    plain = outcomes(facts)
+    assert plain["forget", "loss"] == FAIL
+    assert plain["forget against holdout", "auc_loss"] == FAIL
+    for name in ("cued_recall", "remind_steepness", "truth_ratio", "exposure", "recognition"):
+        assert ("forget", name) in plain
+    assert plain["probes", "probe_recall"] == FEW
+    assert outcomes(facts, "int8")["forget", "loss"] == FAIL
+    assert outcomes(facts, "rna").keys() == {("retain", "loss"), ("retain", "exact_memorisation")}
+    assert outcomes(facts, "refusal") == {("forget", "refusal"): FEW}
+    assert facts["summary"]["PrivLeak"] < 0
+    assert 0 <= facts["summary"]["F.D."] <= 1
+    assert {label for *_, label in heard} >= {"audited: attacks", "retrained: attacks"}
+    assert json.loads((plan / "verdict.json").read_text()) == json.loads(json.dumps(facts))
+
+
+def test_a_model_against_itself_passes_where_there_are_items(plan: Path, models) -> None:
+    facts = tested.audit(asked(plan, models[1], models[1]))
+    found = outcomes(facts)
+    assert found["forget", "loss"] == PASS
+    assert FAIL not in found.values()
+    assert facts["verdict"] == FEW  # too few were decoded
+    assert facts["summary"]["F.D."] == 1
+
+
+def test_without_a_retrained_model_nothing_is_proved(plan: Path, models) -> None:
+    facts = tested.audit(asked(plan, models[1], attacks="quantise,trigger,hierarchy"))
+    assert facts["verdict"] == UNPROVED
+    assert {f["outcome"] for f in facts["findings"]} == {UNPROVED}
+    assert set(facts["attacks"]) == {"none", "int8", "int4", "trigger", "hierarchy"}
+
+
+def test_the_page_masks_escapes_and_stands_alone(plan: Path, models, tmp_path: Path) -> None:
+    tested.audit(asked(plan, *models, out=tmp_path / "told"))
+    html = (tmp_path / "told" / "audit.html").read_text()
+    assert "zorn@example.org" not in html
+    assert "<b>Zorn" not in html
+    assert "&lt;b&gt;Zorn" in html
+    assert "<script" not in html
+    assert not re.findall(r"(?:src|href)=.http", html)
+    assert html.count('<circle class="mark chosen"') == html.count('<rect class="mark base1"')
+    assert not (plan / "verdict.json").exists()
+
+
+def test_the_command_prints_a_table(plan: Path, models) -> None:
+    line = ["audit", models[0], "--plan", str(plan), "--retrained", models[1], "--items", "20"]
+    line += ["--attacks", "quantise", "--device", "cpu", "--json"]
+    done = CliRunner().invoke(cli_forget.app, line)
+    assert done.exit_code == 0, done.output
+    assert "verdict: fail" in done.output
+    assert json.loads(done.stdout.strip().splitlines()[-1])["verdict"] == FAIL
+
+
+def test_attacks_by_name_and_group() -> None:
+    assert chosen(["quantise", "rna"]) == ("int8", "int4", "rna")
+    assert chosen(["none"]) == ()
+    assert chosen(["all"]) == ATTACKS
+    with pytest.raises(DataError, match="did you mean 'quantise'"):
+        chosen(["quantize"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: (p / "plan.json").unlink(), "no deletion plan"),
+        (lambda p: (p / "forget.jsonl").write_text(""), "no row with a text"),
+        (lambda p: (p / "forget.jsonl").write_text("{"), "cannot be read"),
+    ],
+)
+def test_a_plan_that_cannot_be_audited(plan: Path, change, message: str) -> None:
+    change(plan)
+    done = CliRunner().invoke(
+        cli_forget.app, ["audit", "configs/models/tiny", "--plan", str(plan), "--device", "cpu"]
+    )
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_models_that_cut_texts_otherwise_are_refused(plan: Path, models) -> None:
+    with pytest.raises(DataError, match="same tokens"):
+        tested.audit(asked(plan, models[0], "configs/models/tiny"))
