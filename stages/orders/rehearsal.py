@@ -34,6 +34,7 @@ import pyarrow as pa
 from foresift.pipeline.choice import Budget
 from foresift.pipeline.nouns import Order, Rng
 from foresift.stages.orders._domains import SHUFFLE, Rows, domains, inner_order
+from foresift.stages.orders._parts import equal_parts
 
 #: (numbers of the stages that have rows left, the stage now) -> a function that draws one of them
 Due = Callable[[list[int], int], Callable[[], int]]
@@ -89,15 +90,6 @@ class Rehearsal(Order):
         again = rehearsals(queues, costs, self.share, due)
         parts = itertools.chain.from_iterable(zip(pieces, again, strict=True))
         return np.concatenate(list(parts))
-
-
-def equal_parts(costs: Rows, count: int) -> Rows:
-    """[rows] the part in which the middle of each row lies, of `count` parts of equal cost."""
-    if not costs.any():
-        costs = np.ones(len(costs), dtype=np.int64)
-    middle = np.cumsum(costs) - costs / 2
-    found: Rows = (middle * count / max(int(costs.sum()), 1)).astype(np.int64)
-    return np.minimum(found, count - 1)
 
 
 def power_law(ages: Sequence[int], exponent: float) -> npt.NDArray[np.float64]:

@@ -50,7 +50,24 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"label": "s.flag", "log": log("loss"), "until": 1, "re_annotate_at": None},
     ],
     ("score", "embedding"): [{}, {"span": "response", "normalise": False}],
+    ("score", "entanglement"): [
+        {"reference": "aim", "rank": 3, "cluster": "s.flag"},
+        {"sample": 40, "retain": 4, "projection": 64},
+    ],
     ("score", "excess_loss"): [{"against": "s.u"}, {"against": "s.gap"}],
+    ("score", "forget_risk"): [
+        {"features": []},
+        {
+            "features": ["personal", "temporal", "copies", "junk"],
+            "columns_of": {
+                "personal": ["n_tokens"],
+                "temporal": ["s.flag"],
+                "copies": ["s.gap", "s.flag"],
+                "junk": ["s.u"],
+            },
+            "value": "s.u",
+        },
+    ],
     ("score", "gradient_similarity"): [
         {"reference": "aim", "variant": "tracin"},
         {"reference": "aim", "variant": "trak", "projection": 16, "kernel_documents": 12},
@@ -231,6 +248,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"share": 0.3},
         {"stages": 5, "share": 0.5, "schedule": "doubling", "by": "s.gap"},
         {"stages": "s.flag", "share": 0.5, "cost": "rows", "exponent": 0.5},
+    ],
+    ("order", "risk_late"): [
+        {"risk": "s.u", "decision": "", "epochs": 3},
+        {"risk": "s.gap", "decision": "s.flag", "apart": ["true"], "intervals": 4, "epochs": 2},
     ],
     ("order", "saw"): [{"by": "s.u"}, {"by": "s.gap", "sections": 5, "radius": 0.2, "folds": 3}],
     ("order", "seg"): [{"by": "s.u"}, {"by": "s.gap", "front_from": "high", "back_from": "low"}],

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.nouns import Rng
+from foresift.stages.orders._parts import equal_parts
 from foresift.stages.orders.rehearsal import (
     Rehearsal,
-    equal_parts,
     power_law,
     sampled,
     turns,
