@@ -3,7 +3,8 @@
     1 columns    document, text, key, licence, personal: ids, sources and score columns
     2 texts      entity: word-bounded, in any case (a pass over the text, only where one is asked)
     3 copies     exact, near and substring copies of all that is named (`copies.py`; one pass)
-    4 suspects   semantic copies by an `embedding` score, where `semantic` asks for them
+    4 suspects   rows whose vectors are like theirs, where the run has the score `embedding`, and
+                 rows that share boilerplate only: for people to look at, not among the rows
 
 All rows count: holdout, dropped and rejected ones alike, in every data set that was read, and rows
 that were forgotten before too. A row has one line: the first reason of text ... personal, exact,
@@ -37,6 +38,7 @@ from foresift.pipeline.tombstones import forgotten
 from foresift.stages.forget import copies
 from foresift.stages.forget._find_index import Index, Sought
 from foresift.stages.forget._find_keys import Entity, columns_of, fold, hint, named, text_id
+from foresift.stages.forget._find_semantic import semantic as semantic_copies
 from foresift.stages.forget._find_words import Flags
 from foresift.stages.forget.copies import Hit, Measure
 from foresift.stages.forget.history import History
@@ -111,9 +113,14 @@ def resolve(
     most: float = 0.5,
     allow_all: bool = False,
     expand: bool = True,
+    semantic: float = 0.9,
     engine: Engine | None = None,
 ) -> Resolved:
-    """The rows that a request means; `allow_all` lets it mean more than `most` of them."""
+    """The rows that a request means.
+
+    `most`: the share of all rows above which it is refused, unless `allow_all`. `expand`: to
+    copies. `semantic`: the cosine of centred vectors from which a row is a suspect.
+    """
     unlike_before(request, history)
     places = [
         Place(base, number, shard)
@@ -125,6 +132,7 @@ def resolve(
         chosen = engine or LocalEngine(1)
         found, suspects = _copies(request, places, lines.table(), measure, chosen, progress)
         lines.parts += found.parts
+        suspects.parts += _alike(lines.table(), history, places, semantic).parts
     rows = lines.table()
     met = lines.keys
     unmatched = [number for number in range(len(request.keys)) if number not in met]
@@ -159,10 +167,17 @@ def without(table: pa.Table, rows: pa.Table) -> pa.Table:
 def _doubts(suspects: pa.Table) -> list[str]:
     if not suspects.num_rows:
         return []
-    return [
-        f"{suspects.num_rows:,} rows share only passages with what is asked for that many documents"
-        " hold; they are not among the rows that are to go, but suspects"
-    ]
+    alike = pc.sum(pc.equal(suspects["reason"], "semantic")).as_py()
+    rest = suspects.num_rows - alike
+    told = []
+    if rest:
+        told.append(
+            f"{rest:,} rows share only passages that many documents hold with what is asked for:"
+            " they are suspects and stay"
+        )
+    if alike:
+        told.append(f"{alike:,} rows are alike by their vectors: they are suspects and stay")
+    return told
 
 
 def _before(rows: pa.Table, history: History) -> list[str]:
@@ -295,6 +310,20 @@ def _add_hits(
         similarity=np.array([h.similarity for h in hits], dtype=np.float32),
         of=[index.sought[h.sought].id for h in hits],
     )  # fmt: skip
+
+
+def _alike(named: pa.Table, history: History, places: Sequence[Place], least: float) -> Lines:
+    """Semantic copies of all that was found."""
+    lines = Lines()
+    by_id = dict(zip(named["id"].to_pylist(), named["key"].to_pylist(), strict=True))
+    for one in semantic_copies(history, pc.unique(named["id"]), least):
+        place = next(p for p in places if (p.base, p.number) == (0, one.shard))
+        lines.add(
+            place, place.shard.load(["id", "source"]), [one.row], by_id[one.of],
+            reason=["semantic"], similarity=np.array([one.similarity], dtype=np.float32),
+            of=[one.of],
+        )  # fmt: skip
+    return lines
 
 
 def _texts(found: pa.Table, places: Sequence[Place], known: set[bytes]) -> Iterator[Sought]:

@@ -44,7 +44,8 @@ class Resolved:
     request: Request
     rows: pa.Table
     suspects: pa.Table
-    """Semantic copies: shown to who decides, in the plan only when asked for (same columns)."""
+    """Semantic copies, and rows that share boilerplate only (substring): shown to who decides, in
+    the plan only when asked for (same columns)."""
     unmatched: Sequence[int] = ()
     """Numbers of keys that nothing matched."""
     warnings: Sequence[str] = ()
