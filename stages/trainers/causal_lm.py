@@ -136,6 +136,7 @@ class _Training:
             if not checkpoints.checkpoints(self.out):
                 self.log.discard()
             raise
+        self.log.flush()  # no checkpoint holds more than the ledger says
         _checkpoint.publish(self.work, self.out)
         _resume.seal(self.out, self.log, self.trail, self._batches(_documents.Seen()))
         return self._facts(mode, short or self.total < self.planned["planned_tokens"])
@@ -239,7 +240,7 @@ class _Training:
     def _after(self, at: At) -> None:
         self.at, every = at, self.part.checkpoint_every
         if every and at.step % every == 0 and at.step < self.steps:
-            self.log.flush()  # no checkpoint holds more than the ledger says
+            self.log.flush()
             target = self.out / checkpoints.FOLDER / checkpoints.folder_name(at.step)
             folder = temporary(target)
             shutil.rmtree(folder, ignore_errors=True)
