@@ -111,6 +111,60 @@ def undo(requests: RequestIds = None, run: RunPath = Path("out"), as_json: AsJso
         _tell(told, [*lines, *_tainted(told)], as_json)
 
 
+@app.command()
+def purge(
+    requests: RequestIds = None,
+    run: RunPath = Path("out"),
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Remove tainted checkpoints too.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while a training is tainted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Leave nothing of requests in the store but ids, hashes and counts. Not to be undone.
+
+    Originals are removed, rows blanked, reports and whatever quotes the texts removed. Your own
+    files are not touched; the answer names those that hold the rows.
+
+    Example: foresift forget purge r-17 --run out
+    """
+    with located():
+        names = [Path(r).name for r in requests or []]
+        told = _stage("purge").purge(names, _store(run), checkpoints=checkpoints, force=force)
+        _tell(told, _purged(told), as_json)
+
+
+@app.command()
+def replay(
+    run: RunPath = Path("out"),
+    request: Annotated[str, typer.Option(help="Trainings that this request tainted.")] = "",
+    selections: Annotated[
+        str, typer.Option(help="What tainted models chose in later rounds: keep, or redo.")
+    ] = "keep",
+    engine: Annotated[str, typer.Option(help="local or ray; auto as in `foresift run`.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Worker processes; 0: one for each core.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train again, without what was forgotten, from the last clean checkpoint: exact deletion.
+
+    The recipe of RUN is planned again and must be the same. Models that began with a tainted one
+    are trained from their beginning, measurements made again. A new run directory tells of it.
+
+    Example: foresift forget replay --run out
+    """
+    from foresift.pipeline.progress import Bars
+
+    quiet()
+    with located():
+        with warnings_shown(), Bars(err_console) as bars:
+            told = _stage("replay").replay(
+                run, request, selections, engine=engine, workers=workers, progress=bars
+            )
+        _tell(told, _replayed(told), as_json)
+
+
 @app.command("list")
 def list_(run: RunPath = Path("out"), as_json: AsJson = False) -> None:
     """The requests of a store: how far each is, its documents, the trainings that saw them."""
@@ -228,3 +282,32 @@ def plan(
     with located(), warnings_shown(), Bars(err_console) as bars:
         told = stage.plan_requests(request, run, out, seed, allow_all, bars)
     _tell({"plans": told}, [line for one in told for line in stage.lines(one)], as_json)
+
+
+def _replayed(told: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{one['label']}: from step {one['from_step']:,} to {one['steps']:,} ({one['name']})"
+        for one in told["trainings"]
+    ]
+    lines.append(
+        f"{told['steps']:,} of {told['steps_of_all']:,} steps in {told['seconds']:,.1f} s;"
+        f" {told['flops']:.3g} FLOPs, training all again {told['flops_retraining']:.3g}"
+    )
+    if told["kept_selections"]:
+        lines.append(
+            "kept, though a tainted model had a say in it (--selections redo chooses again): "
+            + ", ".join(told["kept_selections"])
+        )
+    return [*lines, f"run: {told['run']}"]
+
+
+def _purged(told: dict[str, Any]) -> list[str]:
+    lines = [f"purged: {', '.join(told['purged'])}; {told['documents']:,} documents"]
+    if told["removed"]:
+        lines.append(f"removed or cut: {', '.join(told['removed'])}")
+    if told["left"]:
+        lines.append(f"words of theirs are left in: {', '.join(told['left'])}")
+    for one in told["yours"]:
+        where = ", ".join(one["in_place"] or one["paths"] or [one["step"]])
+        lines.append(f"yours to remove: {one['rows']:,} rows of {where}")
+    return lines

@@ -24,6 +24,7 @@ from foresift.stages.forget._apply_store import (
     BACK,
     FORGET,
     KEEP,
+    PUT,
     REMOVE,
     Applied,
     Op,
@@ -55,11 +56,15 @@ def settle(
     returning = _returning(store, after, undone)
     removing = _made_since(store, going, returning)
     ops: list[Op] = []
-    gone = Gone(id_words(forgotten["id"]), _tokens(store, forgotten, done))
+    words = id_words(forgotten["id"])
+    tokens, done.rows_read = tokens_of(store, words)
+    gone = Gone(words, tokens)
     ready, foreign = units(store)
     for unit in ready:
-        if unit.place not in removing:
+        if unit.place not in removing and unit.place not in returning:
             ops += _of_unit(unit, before, gone, done)
+        if unit.place in after.replayed:  # its originals are of another making
+            after.replayed[unit.place] = after.names()
     if not going and set(map(bytes, gone.words)) - set(map(bytes, before)):
         ops += _foreign(store, foreign, after, done)
         ops += [(REMOVE, place) for place in _half_exports(store)]
@@ -67,8 +72,8 @@ def settle(
         ops += [(REMOVE, place), (FORGET, place)]
     done.removed += sorted(removing)
     for place in returning:
-        kept = (store.originals / place).exists()
-        ops.append((BACK, place) if kept else (REMOVE, place))
+        kept = _returns(store, place, after)
+        ops += [(BACK, place)] if kept else [(REMOVE, place), (FORGET, place)]
         (done.restored if kept else done.removed).append(place)
     ops += _taints(store, forgotten, removing, returning, done)
     for name, status in statuses.items():
@@ -84,6 +89,12 @@ def _returning(store: Store, after: State, undone: set[str]) -> list[str]:
     for place in found:
         del after.replayed[place]
     return sorted(found)
+
+
+def _returns(store: Store, place: str, after: State) -> bool:
+    """Whether the original is what is to be there: not where other requests cut its rows."""
+    told = store.originals / place / "stage.json"
+    return told.exists() and not (after.requests and read_json(told)["verb"] in ("order", "export"))
 
 
 def _made_since(store: Store, going: Iterable[Applied], returning: list[str]) -> set[str]:
@@ -122,7 +133,7 @@ def _foreign(store: Store, exports: list[str], after: State, done: Settled) -> l
 def aside(store: Store, place: str) -> Op:
     """Set a step's directory aside among the originals; an empty one takes its place."""
     store.stage(place).mkdir()
-    return KEEP, place
+    return PUT if store.anew(place) else KEEP, place
 
 
 def _half_exports(store: Store) -> list[str]:
@@ -131,19 +142,19 @@ def _half_exports(store: Store) -> list[str]:
     return sorted(f"steps/{p.name}" for p in steps if (p / "ids").is_dir())
 
 
-def _tokens(store: Store, forgotten: pa.Table, done: Settled) -> dict[bytes, int]:
-    """Document -> its tokens, for those that are to be gone; StoreError for one never read."""
-    words, found = id_words(forgotten["id"]), dict[bytes, int]()
+def tokens_of(store: Store, words: Words) -> tuple[dict[bytes, int], int]:
+    """Document -> its tokens, for some documents by their ids; and how many rows were read."""
+    found, rows = dict[bytes, int](), 0
     for name in store.of_verb("read"):
         for path in StepDir(store.out / "steps" / name).shards():
             with pq.ParquetFile(path) as file:
                 ids = file.read(columns=["id"])["id"]
-                done.rows_read += len(ids)
+                rows += len(ids)
                 at = pa.array(np.flatnonzero(among(ids, words)))
                 if len(at):
                     tokens = file.read(columns=["n_tokens"])["n_tokens"].take(at).to_pylist()
                     found |= dict(zip(ids.take(at).to_pylist(), tokens, strict=True))
-    return found
+    return found, rows
 
 
 def _taints(

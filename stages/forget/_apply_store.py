@@ -34,7 +34,9 @@ from foresift.pipeline.tombstones import FILE, FOLDER, JOURNAL, SCHEMA
 
 APPLIED = "applied.json"
 #: operations: put a staged path (`keep`: the original is kept), bring an original back, remove
-PUT, KEEP, BACK, REMOVE, FORGET = "put", "keep", "back", "remove", "forget"
+PUT, KEEP, BACK, REMOVE = "put", "keep", "back", "remove"
+#: of the originals: remove one, or put a staged path among them
+FORGET, ORIGINAL = "forget", "original"
 Op = tuple[str, str]
 
 
@@ -73,6 +75,8 @@ class Store:
         self.out, self.folder = out, out / FOLDER
         self.originals, self.staging = self.folder / "originals", self.folder / ".staging"
         self.journal = self.folder / JOURNAL
+        self.replayed: set[str] = set()
+        """Step directories that were made anew since: their originals are of another making."""
         self.returning: set[str] = set()
         """Files that the change being prepared brings back from the originals."""
 
@@ -92,6 +96,7 @@ class Store:
                     "another `foresift forget` is at work here", where=str(store.folder)
                 ) from error
             store.recover()
+            store.replayed = set(store.state.replayed)
             yield store
 
     # -- what is there ---------------------------------------------------------------------------
@@ -134,7 +139,11 @@ class Store:
     def source(self, place: str) -> Path:
         """The original of a file or directory, where it was changed; else itself."""
         kept = self.originals / place
-        return kept if kept.exists() else self.out / place
+        return kept if kept.exists() and not self.anew(place) else self.out / place
+
+    def anew(self, place: str) -> bool:
+        """Whether a path lies in a step directory that was made anew."""
+        return "/".join(place.split("/")[:2]) in self.replayed
 
     def coming(self, place: str) -> Path:
         """A file as it will be after the change that is being prepared."""
@@ -188,7 +197,7 @@ class Store:
         """One operation; carried out again it changes nothing."""
         target, staged, kept = self.out / place, self.staging / place, self.originals / place
         if kind in (PUT, KEEP) and staged.exists():
-            if kind == KEEP and not kept.exists() and target.exists():
+            if kind == KEEP and target.exists():
                 _keep(target, kept)
             if target.is_dir():
                 shutil.rmtree(target)
@@ -202,20 +211,28 @@ class Store:
             remove(target)
         elif kind == FORGET:
             remove(kept)
+        elif kind == ORIGINAL and staged.exists():
+            os.replace(staged, kept)
 
 
 def _keep(target: Path, kept: Path) -> None:
-    """Directories are moved; of a file a second name is made, so that it is never not there."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    """Give a file, or the files of a directory, a second name among the originals."""
     if target.is_dir():
-        os.replace(target, kept)
-        return
+        for path in sorted(p for p in target.rglob("*") if p.is_file()):
+            _keep(path, kept / path.relative_to(target))
+    elif not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        link(target, kept)
+
+
+def link(path: Path, name: Path) -> None:
+    """A second name for a file; a copy where the file system has no such names."""
     try:
-        os.link(target, kept)
+        os.link(path, name)
     except OSError:
-        partial = temporary(kept)
-        shutil.copy2(target, partial)
-        os.replace(partial, kept)
+        partial = temporary(name)
+        shutil.copy2(path, partial)
+        os.replace(partial, name)
 
 
 def remove(path: Path) -> None:

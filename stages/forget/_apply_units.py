@@ -28,7 +28,7 @@ from foresift.pipeline.plan import MAIN
 from foresift.pipeline.store import Facts, read_json
 from foresift.pipeline.tombstones import FOLDER, REASON
 from foresift.stages.forget import _apply_files as files
-from foresift.stages.forget._apply_store import KEEP, Op, Store
+from foresift.stages.forget._apply_store import KEEP, PUT, Op, Store
 
 Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -69,6 +69,8 @@ class Unit:
 
     def kept(self) -> list[str]:
         """Files whose originals are kept."""
+        if self.store.anew(self.place):
+            return []
         root = self.store.originals / self.place
         return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
@@ -85,7 +87,8 @@ class Unit:
         raise NotImplementedError
 
     def _ops(self, names: Sequence[str]) -> list[Op]:
-        return [(KEEP, f"{self.place}/{name}") for name in names]
+        kind = PUT if self.store.anew(self.place) else KEEP
+        return [(kind, f"{self.place}/{name}") for name in names]
 
 
 class OrderUnit(Unit):

@@ -17,6 +17,7 @@ Cost: one read of the ids of each ledger.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from foresift.pipeline.checkpoints import FINAL, FOLDER, checkpoints
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.ledger import Ledger
 from foresift.pipeline.store import Facts, StepDir, read_json
+from foresift.pipeline.tombstones import TAINTED
 
 TRAIN = "train"
 
@@ -144,3 +146,17 @@ def training_of(model: Any) -> str | None:
     if path.parent.name == FOLDER and StepDir(path.parent.parent).done:
         return path.parent.parent.name
     return path.parent.name if path.name == FINAL and path.parent.parent.name == "steps" else None
+
+
+def drop_checkpoints(training: Path) -> list[str]:
+    """Remove the tainted checkpoints of a training, which is then no longer done."""
+    told, removed = read_json(training / TAINTED), []
+    (training / "stage.json").unlink(missing_ok=True)
+    for one in told["checkpoints"]:
+        name = str(one["name"])
+        place = name if name == FINAL else f"{FOLDER}/{name}"
+        if (training / place).is_dir():
+            shutil.rmtree(training / place)
+            removed.append(f"steps/{training.name}/{place}")
+    (training / TAINTED).unlink()
+    return removed
