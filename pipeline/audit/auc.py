@@ -9,7 +9,7 @@ members above other j (equals count half),
 
 on the logit scale, so that its ends stay inside [0, 1]. Where all members lie above all others (or
 below) that variance is 0, though n and m are finite: the interval is then Wilson's for min(n, m)
-successes in min(n, m) trials.
+successes in min(n, m) trials. Where all scores are equal it is the band below.
 
 `untrained_band` is where the AUC of a score that knows nothing falls 95 times in 100:
 
@@ -61,6 +61,8 @@ def auc(members: npt.ArrayLike, others: npt.ArrayLike) -> Auc:
         room = Z * Z / (k + Z * Z)
         low, high = (1 - room, 1.0) if value else (0.0, room)
         return Auc(value, low, high, n, m)
+    if se == 0:
+        return Auc(value, *untrained_band(n, m), n, m)
     middle, half = math.log(value / (1 - value)), Z * se / (value * (1 - value))
     return Auc(value, _expit(middle - half), _expit(middle + half), n, m)
 

@@ -40,6 +40,11 @@ def test_separation_of_few_is_not_certain() -> None:
     assert auc([0, 1], [2, 3, 4, 5]).high == pytest.approx(1 - found.low)
 
 
+def test_equal_scores_tell_nothing_rather_than_chance_for_certain() -> None:
+    found = auc([0.0] * 30, [0.0] * 30)
+    assert (found.value, found.low, found.high) == (0.5, *untrained_band(30, 30))
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     draw = np.random.default_rng(0)
     truth = 0.7602  # P(N(1, 1) > N(0, 1))
