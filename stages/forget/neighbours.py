@@ -4,7 +4,7 @@
                (at least its first component); within a file the nearest row numbers first. Where a
                longer head is found, what has only a part of that head is no family
     indirect   linked: sum of log((N + 1) / (df + 1)) over the names and words that stand in it and
-               in the forget set, and in few of the N kept documents (`few`: 1 %, 2 to 16)
+               in the forget set, and in few of the N kept documents (`few`: 1 %, 4 to 16)
     style      near by form: distance to the nearest of up to 512 forgotten documents over log2 of
                the length and ten times the shares of capitals, lower case, digits, punctuation,
                space and line ends; 1 more where the first component of the source is another
@@ -142,7 +142,7 @@ class Links:
 
     def ranked(self, documents: int, rng: Rng) -> list[tuple[bytes, Found]]:
         """Every linked document, the strongest link first; `relation` is its best term."""
-        few = max(2, min(POSTINGS, documents // 100))
+        few = max(4, min(POSTINGS, documents // 100))
         score: dict[bytes, list[tuple[float, str]]] = {}
         places: dict[bytes, tuple[str, Place]] = {}
         for term, held in self._held.items():

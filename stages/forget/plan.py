@@ -50,7 +50,7 @@ from foresift.stages.forget.folder import (
 )
 from foresift.stages.forget.history import History
 from foresift.stages.forget.keywords import keywords
-from foresift.stages.forget.probes import probes
+from foresift.stages.forget.probes import ATTACK, probes, subjects
 from foresift.stages.forget.relearn import relearn
 from foresift.stages.forget.resolved import Resolved
 from foresift.stages.forget.splits import Sizes, Splits, split
@@ -87,6 +87,8 @@ class _Material:
     seen: Sequence[Met]
     cluster: Mapping[bytes, int]
     entities: Mapping[bytes, str]
+    subject: Mapping[bytes, str]
+    """What each document of forget, neighbours and retain is about."""
 
 
 def plan_deletion(
@@ -147,10 +149,13 @@ def _material(
     draws = draws_of(rng.at("relearn"), [r.id for each in rows.values() for r in each])
     relations = {lying[c.place].id: c.relation for name in NEIGHBOURS for c in splits.sets[name]}
     pairs = list(zip(*(resolved.rows[n].to_pylist() for n in ("id", "of")), strict=True))
+    entities = _entities(resolved)
+    stay = {r.id: r for name in (*NEIGHBOURS, "retain") for r in rows[name]}
     return _Material(
         resolved, history, sizes, rng, forget, splits,
         {**rows, **relearn(rows, draws, sizes.relearn)}, relations,
-        met(history, resolved.ids), clusters([r.id for r in forget], pairs), _entities(resolved),
+        met(history, resolved.ids), clusters([r.id for r in forget], pairs), entities,
+        {**subjects(forget, entities), **subjects(list(stay.values()), {})},
     )  # fmt: skip
 
 
@@ -209,7 +214,7 @@ def _sets(m: _Material, model: Model) -> dict[str, list[Json]]:
         **{n: [r.json(**beside_json(r)) for r in m.rows[n]] for n in ("retain", "holdout")},
         "coreset": coreset(forget, m.cluster, draws, sizes.coreset, asked),
         "worst_case": worst_case(forget, m.cluster, counts, sizes.worst_case, model.losses),
-        "probes": probes(forget, m.entities, m.rng.at("probes"), sizes.probes),
+        "probes": probes(forget, m.subject, m.rng.at("probes"), sizes.probes),
         **{n: [r.json() for r in m.rows[n]] for n in SETS if n.startswith("relearn")},
     }
 
@@ -239,14 +244,16 @@ def spans_of(text: str, entity: str | None, reason: str) -> list[list[int]]:
 
 
 def _asked(m: _Material) -> dict[str, list[Json]]:
-    """Probes about rows that stay, for the views that ask about them."""
+    """What only views hold: probes about rows that stay, and what documents are about."""
     near = [*m.rows[NEIGHBOURS[0]], *m.rows[NEIGHBOURS[1]]]
-    rng = m.rng.at("probes")
-    found = {"asked_near": near, "asked_retain": m.rows["retain"]}
-    return {
-        name: [p for p in probes(rows, {}, rng, m.sizes.probes) if p["level"] != "3"]
-        for name, rows in found.items()
+    retain, rng = m.rows["retain"], m.rng.at("probes")
+    found = {
+        name: [p for p in probes(rows, m.subject, rng, m.sizes.probes) if p["level"] != ATTACK]
+        for name, rows in (("asked_near", near), ("asked_retain", retain))
     }
+    for name, rows in (("about_forget", m.forget), ("about_retain", retain)):
+        found[name] = [row.json(subject=m.subject[row.id]) for row in rows]
+    return found
 
 
 def _facts(m: _Material, counts: Mapping[str, int], seed: int) -> Json:

@@ -6,8 +6,9 @@
              asked as an attacker would (three of RWKU's nine)
 
 A sentence that states its answer a second time asks nothing and is left out; so is a sentence of
-fewer than four words. `subject` is the entity that is asked for, else the most frequent name of the
-document, else its source. Wrong options of a multiple choice are other answers of the same kind.
+fewer than four words. `subject` is the entity that is asked for, else the name of the document that
+is most frequent in all of them, else its source. Wrong options of a multiple choice are other
+answers of the same kind.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ Probe = dict[str, Any]
 
 
 def probes(
-    rows: Sequence[Row], entities: Mapping[bytes, str], rng: Rng, per_document: int
+    rows: Sequence[Row], subject: Mapping[bytes, str], rng: Rng, per_document: int
 ) -> list[Probe]:
     """Up to `per_document` probes of levels 1 and 2 for each document, and its attacks."""
     plain: list[Probe] = []
     for row in rows:
-        subject = entities.get(row.id) or subject_of(row.text, row.source)
         plain += [
-            {"id": row.id.hex(), "subject": subject, **probe}
+            {"id": row.id.hex(), "subject": subject[row.id], **probe}
             for probe in list(plain_probes(row.content))[:per_document]
         ]
     first = {probe["id"]: probe for probe in reversed(plain)}
@@ -71,11 +71,15 @@ def cloze(sentence: str) -> Iterator[tuple[str, str]]:
             yield query, answer
 
 
-def subject_of(text: str, source: str) -> str:
-    """The most frequent name of a document, or its source."""
-    found = Counter(text[start:stop] for start, stop in language.names(text))
-    best = min(found.items(), key=lambda item: (-item[1], item[0]), default=None)
-    return best[0] if best else source
+def subjects(rows: Sequence[Row], entities: Mapping[bytes, str]) -> dict[bytes, str]:
+    """What each document is about."""
+    named = {r.id: {r.text[a:b] for a, b in language.names(r.text)} for r in rows}
+    held = Counter(name for names in named.values() for name in names)
+    found = {}
+    for row in rows:
+        best = min(named[row.id], key=lambda name: (-held[name], name), default=row.source)
+        found[row.id] = entities.get(row.id) or best
+    return found
 
 
 def _attacks(probe: Probe, answers: Sequence[str], rng: Rng) -> Iterator[Probe]:

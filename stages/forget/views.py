@@ -43,7 +43,7 @@ from foresift.stages.forget._views_rows import (
     view,
 )
 from foresift.stages.forget.folder import NEIGHBOURS, RELEARN
-from foresift.stages.forget.probes import ATTACK, CLOZE, QA, subject_of
+from foresift.stages.forget.probes import ATTACK, CLOZE, QA
 
 #: sets whose rows are documents
 DOCUMENTS = ("forget", "retain", "holdout", *NEIGHBOURS, "coreset", "worst_case", *RELEARN)
@@ -54,8 +54,8 @@ Sets = Mapping[str, Sequence[JsonRow]]
 def write_views(folder: Path, final: Path, sets: Sets) -> dict[str, JsonRow]:
     """Write every view under `folder`, which will be called `final`; returns what is in them.
 
-    `sets` has those of `folder.SETS`, and the probes of neighbours and retain under `asked_near`
-    and `asked_retain`.
+    `sets` has those of `folder.SETS`, the probes of neighbours and retain under `asked_near` and
+    `asked_retain`, and forget and retain with a `subject` under `about_forget`, `about_retain`.
     """
     every = [*_openunlearning(sets), *_tofu(sets), *_muse(sets), *_rwku(sets), *_dusk(sets)]
     told = {}
@@ -147,7 +147,8 @@ def _rwku(sets: Sets) -> Iterator[View]:
         near = _levels(sets["asked_near"], level)
         yield view(f"rwku/neighbor_level{level}.json", "neighbors_direct", near, as_probe, "json")
     for name in ("forget", "retain"):
-        yield view(f"rwku/mia_{name}.json", name, sets[name], _about, "json")
+        about = sets[f"about_{name}"]
+        yield view(f"rwku/mia_{name}.json", name, about, _about, "json")
 
 
 def _target(probe: Mapping[str, Any]) -> JsonRow:
@@ -155,8 +156,7 @@ def _target(probe: Mapping[str, Any]) -> JsonRow:
 
 
 def _about(row: Mapping[str, Any]) -> JsonRow:
-    told = as_text(row)
-    return {"subject": row.get("entity") or subject_of(told["text"], row["source"]), **told}
+    return {"subject": row["subject"], **as_text(row)}
 
 
 def _dusk(sets: Sets) -> Iterator[View]:
