@@ -17,7 +17,7 @@ training's ledger, or if its training went on from one that has; None where nobo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,8 @@ def _rows(ids: Sequence[bytes], history: History, places: Places) -> list[dict[s
                 "id": told["id"].hex(), "base": base, "data": names[base], "shard": shard.name,
                 "row": row, "source": told["source"], "holdout": told["holdout"],
             }  # fmt: skip
-            said = plan.get(told["id"])
-            if said is not None:
+            said = plan.get(int(row + starts[number]), {}) if base == 0 else {}
+            if said.get("id") == told["id"]:
                 step = steps.get(said["step"], said["step"])
                 line |= {n: said[n] for n in ("kept", "round", "position", "reason")}
                 line["decision"] = step
@@ -185,9 +185,9 @@ def _rows(ids: Sequence[bytes], history: History, places: Places) -> list[dict[s
     return found
 
 
-def _planned(path: Path, rows: Any) -> dict[bytes, dict[str, Any]]:
-    """What the plan says at some of its rows (in the order of the data set), by id."""
-    found: dict[bytes, dict[str, Any]] = {}
+def _planned(path: Path, rows: Any) -> dict[int, dict[str, Any]]:
+    """What the plan says at some of its rows, which are those of the data set in their order."""
+    found: dict[int, dict[str, Any]] = {}
     with pq.ParquetFile(path, memory_map=True) as file:
         start = 0
         for group in range(file.num_row_groups):
@@ -195,7 +195,7 @@ def _planned(path: Path, rows: Any) -> dict[bytes, dict[str, Any]]:
             here = rows[(rows >= start) & (rows < stop)]
             if len(here):
                 table = file.read_row_group(group, columns=_PLAN).take(pa.array(here - start))
-                found |= {line["id"]: line for line in table.to_pylist()}
+                found |= dict(zip(here.tolist(), table.to_pylist(), strict=True))
             start = stop
     return found
 
@@ -298,47 +298,61 @@ def _checkpoints(
     exposures: Sequence[dict[str, Any]], unknown: Sequence[str], history: History
 ) -> list[dict[str, Any]]:
     """Every checkpoint of the run's trainings, and whether it saw any of the documents."""
-    parents = parents_of([history.run.path])
-    first: dict[str, list[Any]] = {}
-    for exposure in exposures:
-        first.setdefault(exposure["step_dir"], []).append(exposure["step"])
-    blind = {t.path.name for t in history.trainings if t.label in unknown}
-    found = []
-    for training in history.trainings:
-        before = list(_ancestors(training.path.name, parents))
-        steps = first.get(training.path.name, [])
-        for one in checkpoints(training.path):
-            saw: bool | None = False
-            if any(name in first for name in before):
-                saw = True
-            elif blind & {training.path.name, *before}:
-                saw = None
-            elif steps:
-                saw = _reached(one, steps)
-            told = {"training": training.label, "step": one.step, "path": str(one.path)}
-            found.append({**told, "saw": saw})
-    return found
+    known = _Seen(
+        exposures, {t.path.name for t in history.trainings if t.label in unknown}, history
+    )
+    return [
+        {
+            "training": training.label,
+            "step": one.step,
+            "path": str(one.path),
+            "saw": known.by(training.path, one),
+        }
+        for training in history.trainings
+        for one in checkpoints(training.path)
+    ]
 
 
-def _ancestors(name: str, parents: Mapping[str, str]) -> Iterator[str]:
-    """The trainings on whose weights one goes on."""
-    seen = {name}
-    while (parent := parents.get(name)) is not None and parent not in seen:
-        yield parent
-        seen.add(parent)
-        name = parent
+class _Seen:
+    """Which checkpoints saw the documents: by their own training, or by one it went on from."""
 
+    def __init__(
+        self, exposures: Sequence[dict[str, Any]], blind: set[str], history: History
+    ) -> None:
+        self._blind = blind
+        self._steps: dict[str, list[int | None]] = {}
+        for exposure in exposures:
+            self._steps.setdefault(exposure["step_dir"], []).append(exposure["step"])
+        self._parents = parents_of([history.run.path])
+        self._paths = {t.path.name: t.path for t in history.trainings}
+        told = history.run.manifest["steps"]
+        self._starts = {Path(s["path"]).name: Path(str(s.get("model") or FINAL)).name for s in told}
 
-def _reached(checkpoint: Checkpoint, steps: Sequence[int | None]) -> bool | None:
-    """Whether a checkpoint is not before the first of some steps of its training."""
-    if checkpoint.path.name == FINAL:
-        return True
-    known = [step for step in steps if step is not None]
-    if checkpoint.step is None:
-        return None
-    if known and checkpoint.step >= min(known):
-        return True
-    return None if len(known) < len(steps) else False
+    def by(self, training: Path, checkpoint: Checkpoint) -> bool | None:
+        """True, False, or None where nobody can tell."""
+        told = [self._own(training.name, checkpoint), self._before(training.name)]
+        return True if True in told else None if None in told else False
+
+    def _own(self, name: str, checkpoint: Checkpoint) -> bool | None:
+        """Whether it is not before the first of the steps in its training's ledger."""
+        steps = self._steps.get(name, [])
+        if name in self._blind:
+            return None
+        if not steps or checkpoint.path.name == FINAL:
+            return bool(steps)
+        known = [step for step in steps if step is not None]
+        if checkpoint.step is None or (known and checkpoint.step >= min(known)):
+            return None if checkpoint.step is None else True
+        return None if len(known) < len(steps) else False
+
+    def _before(self, name: str) -> bool | None:
+        """Whether the checkpoint from which a training started saw them."""
+        parent = self._parents.get(name)
+        if parent is None or parent not in self._paths or parent == name:
+            return False
+        path = self._paths[parent]
+        start = [c for c in checkpoints(path) if c.path.name == self._starts.get(name, FINAL)]
+        return self.by(path, start[0]) if start else self.by(path, Checkpoint(None, path / FINAL))
 
 
 def _exports(ids: Sequence[bytes], history: History) -> list[dict[str, Any]]:
