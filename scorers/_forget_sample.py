@@ -6,11 +6,12 @@
     by_cluster  mean of `own` over the sampled documents of the row's cluster; NaN without a
                 cluster, and where none of it was sampled
     utility     own, or by_cluster outside of the sample; larger = keep first
+    `shared`    names of columns that a cluster has as a whole: told of all its rows
 
 Whatever was measured lies in files under `out` (`pieces`), so a killed run goes on where it was:
 
     <out>/pieces/<name>.parquet  what `piece` measured      <out>/by_id/   own numbers
-    <out>/clusters.parquet       label and mean             <out>/sample.json   facts, written last
+    <out>/clusters.parquet       label, mean of each        <out>/sample.json   facts, written last
 
 The model is asked in float32 whatever the precision of the step's model: a step of a thousandth of
 the weights is lost in bfloat16.
@@ -24,6 +25,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +65,8 @@ class AsksSample(FittedModelScorer):
     seed: int = 0
     """Seed of the draw."""
 
+    shared: ClassVar[tuple[str, ...]] = ()
+
     @property
     @abstractmethod
     def main(self) -> tuple[str, float]:
@@ -88,7 +92,7 @@ class AsksSample(FittedModelScorer):
             numbers, told = self.measure(asked)
         own = numbers[self.main[0]]
         write_by_id(out, asked.words, numbers)
-        _write_clusters(out, asked.clusters, own)
+        _write_clusters(out, asked.clusters, numbers)
         facts = {
             "sample": len(asked.words), "pool": sampling.alive(look.corpus),
             "measured": int(np.isfinite(own).sum()), "mean": _mean(own), **told,
@@ -104,15 +108,13 @@ class AsksSample(FittedModelScorer):
     def score(self, window: Window, out: Path) -> Arrays:
         table = window.tokens.table
         found = {n: v for n, v in read_by_id(out, table["id"]).items() if n in self.columns}
+        means = _read_clusters(out, table, self.cluster)
         name, sign = self.main
-        shared = np.full(table.num_rows, math.nan)
-        if self.cluster:
-            means = pq.read_table(out / "clusters.parquet")
-            known = dict(zip(means["cluster"].to_pylist(), means["mean"].to_pylist(), strict=True))
-            shared[:] = [known.get(label, math.nan) for label in _labels(table, self.cluster)]
-        own = found[name]
-        utility = sign * np.where(np.isnan(own), shared, own)
-        return {"utility": utility, **found, "by_cluster": shared}
+        apart = means.get(name, np.full(table.num_rows, math.nan))
+        utility = sign * np.where(np.isnan(found[name]), apart, found[name])
+        for each in self.shared if means else ():
+            found[each] = np.where(np.isnan(found[each]), means[each], found[each])
+        return {"utility": utility, **found, "by_cluster": apart}
 
     def asked_tokens(self, pool: int) -> float:
         """About how many tokens the sample of a pool of so many has."""
@@ -210,16 +212,35 @@ def _labels(table: pa.Table, name: str) -> list[str | None]:
     return [known[code] if code >= 0 else None for code in codes.tolist()]
 
 
-def _write_clusters(out: Path, clusters: list[str | None], own: Floats) -> None:
-    """The mean of each cluster over its documents that were measured."""
-    found: dict[str, list[float]] = {}
-    for label, value in zip(clusters, own.tolist(), strict=True):
-        if label is not None and math.isfinite(value):
-            found.setdefault(label, []).append(value)
-    names = sorted(found)
-    means = pa.array([float(np.mean(found[name])) for name in names], pa.float64())
-    table = pa.table({"cluster": pa.array(names, pa.string()), "mean": means})
-    write_shard(out / "clusters.parquet", table)
+def _write_clusters(out: Path, clusters: list[str | None], numbers: Numbers) -> None:
+    """Means of each cluster over its documents that were measured."""
+    names = sorted({label for label in clusters if label is not None})
+    place = {name: k for k, name in enumerate(names)}
+    code = np.array(
+        [place.get(label, -1) if label is not None else -1 for label in clusters], dtype=np.int64
+    )
+    columns: dict[str, Any] = {"cluster": pa.array(names, pa.string())}
+    for name, values in numbers.items():
+        known = (code >= 0) & np.isfinite(values)
+        counts = np.bincount(code[known], minlength=len(names))
+        sums = np.bincount(code[known], weights=values[known], minlength=len(names))
+        columns[name] = np.divide(sums, counts, out=np.full(len(names), math.nan), where=counts > 0)
+    write_shard(out / "clusters.parquet", pa.table(columns))
+
+
+def _read_clusters(out: Path, table: pa.Table, cluster: str) -> dict[str, Floats]:
+    """[rows] means of each row's cluster, by name; nothing where no cluster is named."""
+    if not cluster:
+        return {}
+    known = pq.read_table(out / "clusters.parquet")
+    place = {label: k for k, label in enumerate(known["cluster"].to_pylist())}
+    rows = [place.get(label, -1) for label in _labels(table, cluster)]
+    code = np.array(rows, dtype=np.int64)
+    found = {}
+    for name in known.column_names[1:]:
+        values = np.append(np.asarray(known[name], dtype=np.float64), math.nan)
+        found[name] = values[code]  # -1 is the NaN behind the last
+    return found
 
 
 def _mean(values: Floats) -> float | None:

@@ -180,6 +180,10 @@ FIELDS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"embedding": "s.vector"},
         {"embedding": "s.vector", "dimensions": 3, "whiten": True},
     ],
+    ("score", "worst_case"): [
+        {"sample": 24, "folds": 2, "steps": 1, "batch": 2},
+        {"sample": 24, "folds": 2, "steps": 1, "batch": 2, "cluster": "s.gap"},
+    ],
     ("select", "cluster_quota"): [
         {"clusters": "s.flag", "by": "s.u"},
         {"clusters": "s.flag", "by": "s.gap", "lowest": True, "quota": "equal", "refill": False},
