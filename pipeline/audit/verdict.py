@@ -11,10 +11,12 @@ differences d_i = audited_i - retrained_i of a measure and its margin,
     fail              all else: not shown to be alike
     no reference      without a retrained model: measured, not proved. Never a pass
 
-Both sides count: a model that knows a text less than one that never saw it gives it away too. Where
-no item differs and all values are 0 or 1 the interval is Wilson's for no difference in n, so
-that nothing passes because nothing happened in few items. Resampling does not depend on the order
-of items. The margins are conventions: what is too small to matter, not what noise would hide.
+All findings must pass. Each is tested at its full level; their number needs no correction, since a
+pass of the whole is a pass of every one. Both sides count: a model that knows a text less than one
+that never saw it gives it away too. Where no item differs and all values are 0 or 1 the interval is
+Wilson's for no difference in n, so that nothing passes because nothing happened in few items.
+Resampling does not depend on the order of items. The margins are conventions: what is too small to
+matter, not what noise would hide.
 
 Cost: DRAWS x n additions a measure.
 Sources: equivalence testing by interval inclusion (Schuirmann 1987; Westlake 1976; here at 95 %,

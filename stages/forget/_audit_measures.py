@@ -102,11 +102,12 @@ def content(row: Row) -> str:
 
 
 def basic(subject: Subject, sets: Mapping[str, Rows], names: Sequence[str]) -> Values:
-    """Token measures of the named sets, and scores of forget against holdout."""
+    """Token measures of the named sets but holdout, and scores of forget against holdout."""
     found = Values()
     stats = {name: subject.stats(sets[name]) for name in names if sets[name]}
     for name, each in stats.items():
-        found.items |= {(name, m): v for m, v in token_measures(each).items()}
+        if name != "holdout":  # it is there to be compared with, not to be judged
+            found.items |= {(name, m): v for m, v in token_measures(each).items()}
     if "forget" in stats and "holdout" in stats:
         sides = [
             membership.scores(stats[name], [content(row) for row in sets[name]])
@@ -135,9 +136,9 @@ def whole(subject: Subject, sets: Mapping[str, Rows]) -> Values:
     found = basic(subject, sets, ("forget", "retain", "holdout"))
     forget = sets["forget"]
     if found.scores:
-        mine, foils = (found.items[name, "loss"] for name in ("forget", "holdout"))
+        mine, foils = found.scores["loss"]  # negated losses
         n = min(len(mine), len(foils))
-        right = recall.recognised(mine[:n], foils[:n])
+        right = recall.recognised(-mine[:n], -foils[:n])
         found.items["forget", "recognition"] = right.astype(np.float64)
     for name in ("forget", "retain"):
         found.items |= _maybe(name, "cued_recall", _recalled(subject, sets[name]))

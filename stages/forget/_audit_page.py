@@ -63,7 +63,7 @@ def render(facts: Facts, told: Told = ()) -> str:
 
 def forest(findings: Sequence[Mapping[str, Any]]) -> Markup:
     """Per finding the two models' intervals above each other, on a scale of its own."""
-    row, left, right, width = 30, 330, 20, 760
+    row, left, right, width = 30, 370, 20, 800
     height = row * len(findings) + 10
     body = [_line(f, row * i + 5, left, width - right) for i, f in enumerate(findings)]
     label = "intervals of the audited and of the retrained model, a line a finding"
@@ -86,7 +86,7 @@ def _line(finding: Mapping[str, Any], top: float, left: float, right: float) -> 
     name = f"{finding['attack']} · {finding['set']} · {finding['measure']}"
     parts = [
         f'<line class="grid" x1="0" x2="{right}" y1="{top + 28}" y2="{top + 28}"/>',
-        svg_text(0, top + 17, name[:52], "legend"),
+        svg_text(0, top + 17, name[:60], "legend"),
         svg_text(left + 48, top + 17, number(low), "tick end"),
         svg_text(right - 48, top + 17, number(high), "tick"),
     ]
