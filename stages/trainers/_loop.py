@@ -146,10 +146,12 @@ class _After(TrainerCallback):
 
 
 def _draw_from(seed: int) -> None:
-    """Every generator that a model may draw from."""
+    """Every generator that a model may draw from (torch.manual_seed keeps a list of its calls)."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def optimise(
