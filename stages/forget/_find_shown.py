@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +21,8 @@ def show(trace: Trace, console: Console) -> None:
     ids = {row["id"] for row in trace.rows}
     asked = trace.asked if len(trace.asked) <= 80 else trace.asked[:77] + "..."
     _say(console, f"{trace.how} {asked!r}: {len(ids):,} documents in {len(trace.rows):,} rows")
-    _table(console, "where it is", _decided(trace.rows), trace.rows)
+    some = ("id",) if len(ids) > 1 else ()
+    _table(console, "where it is", (*some, "source", "where", "became"), map(_place, trace.rows))
     if trace.copies:
         counts = ", ".join(
             f"{n:,} {k}" for k, n in Counter(c["kind"] for c in trace.copies).items()
@@ -29,14 +30,7 @@ def show(trace: Trace, console: Console) -> None:
         columns = ("kind", "similarity", "source", "id", "shard", "row")
         _table(console, f"copies of it that are other documents: {counts}", columns, trace.copies)
     if trace.exposures:
-        columns = (
-            "training",
-            *(("id",) if len(ids) > 1 else ()),
-            "round",
-            "shard",
-            "step",
-            "tokens",
-        )
+        columns = ("training", *some, "round", "shard", "step", "tokens")
         _table(console, f"trained on: {len(trace.exposures):,} times", columns, trace.exposures)
     else:
         _say(console, "no training was given it, as far as ledgers say")
@@ -54,17 +48,23 @@ def show(trace: Trace, console: Console) -> None:
 _SAW = {True: "saw it", False: "did not", None: "unknown"}
 
 
-def _decided(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The columns about rows; what the plan says only where it says something."""
-    said = ("kept", "round", "position", "reason", "decision")
-    shown = [name for name in said if any(row.get(name) is not None for row in rows)]
-    several = len({row["id"] for row in rows}) > 1
-    return (*(("id",) if several else ()), "source", "data", "shard", "row", "holdout", *shown)
+def _place(row: dict[str, Any]) -> dict[str, Any]:
+    """Where a row lies, and what became of it in words."""
+    if row.get("kept"):
+        place = "" if row["position"] is None else f", place {row['position']:,}"
+        became = f"in: round {row['round']}{place} ({row['reason']})"
+    elif row.get("reason"):
+        became = f"out: {row['reason']} ({row['decision']})"
+    else:
+        became = "held out" if row["holdout"] else ""
+    where = f"{row['data']}/{row['shard']}, row {row['row']:,}"
+    return {"id": row["id"], "source": row["source"], "where": where, "became": became}
 
 
 def _table(
-    console: Console, title: str, columns: Sequence[str], lines: Sequence[dict[str, Any]]
+    console: Console, title: str, columns: Sequence[str], given: Iterable[dict[str, Any]]
 ) -> None:
+    lines = list(given)
     table = Table(title=escape(title), title_justify="left")
     for name in columns:
         table.add_column(name, overflow="fold")
