@@ -43,9 +43,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "copies": ("copies.near", "copies.first"),
     "surprise": ("surprise.peak",),
     "memorisation": ("memorisation.gap",),
-    "entanglement": ("entanglement.entanglement",),
+    "entanglement": ("entanglement.by_cluster",),
     "worst_case": ("worst_case.weight",),
-    "sharpness": ("sharpness.sharpness",),
+    "sharpness": ("sharpness.by_cluster",),
 }
 #: what weighs in p_delete, in the order in which ties are told
 ASKED = ("licence", "personal", "secrets", "names", "temporal", "contamination", "junk")

@@ -101,3 +101,23 @@ def test_influence_asks_every_round_and_trains_three_arms_on_equal_tokens(tmp_pa
     arms = {(e["line"], e["round"]): e["trained_tokens"] for e in done.manifest["evaluations"]}
     assert len(arms) == 6
     assert len({tokens for (_, number), tokens in arms.items() if number == 2}) == 1
+
+
+def test_forget_caps_copies_and_trains_on_the_risky_last(tmp_path: Path) -> None:
+    done = go(
+        "forget.yaml", tmp_path, "steps.5.budget=1%", "steps.6.intervals=2",
+        "steps.7.batch_tokens=256", "steps.7.length=64", "steps.7.threads=1",
+    )  # fmt: skip
+    facts = {s["name"]: s["facts"] for s in done.manifest["steps"]}
+    decided = facts["forget_risk"]["decisions"]
+    assert decided["cap"]["copies"]["documents"] > 10
+    capped = sum(g["documents"] for g in decided["cap"].values())
+    dropped = sum(g["documents"] for g in decided.get("drop", {}).values())
+    assert facts["where"]["dropped"] == capped + dropped
+    assert facts["forget_risk"]["removed"] > 0
+    rows = exported(done)
+    risks = sorted(r["forget_risk.risk"] for r in rows)
+    assert rows[-1]["forget_risk.risk"] >= risks[len(risks) // 3]
+    assert rows[0]["forget_risk.risk"] <= risks[2 * len(risks) // 3]
+    assert facts["causal_lm"]["documents"] == len(rows)
+    assert len(facts["causal_lm"]["checkpoints"]) > 1

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foresift.pipeline.corpus import DECISION, Corpus, Shard
+from foresift.pipeline.corpus import Corpus, Shard
 from foresift.pipeline.errors import StoreError
 from foresift.pipeline.plan import MAIN
 from foresift.pipeline.store import Facts, StepDir, shard_facts
@@ -201,7 +201,7 @@ def _beside(step: Facts, path: Path, shard: Path) -> Iterator[Scored]:
     about = StepDir(path).facts()
     known = _described(about.get("part", ""))
     for each in pq.read_schema(shard):
-        if each.name == "id" or each.name in DECISION:
+        if each.name == "id":
             continue
         column = known.get(each.name)
         yield Scored(

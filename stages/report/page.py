@@ -8,6 +8,7 @@ Beside it lies `report.json`, which says all that the page shows (`facts.py`).
     rounds      how the preference changed, and what each round cost
     overview    what the data is                         compare   another run side by side
     found       what detectors found, and where         noise     how much is wrong
+    risk        what would have to be forgotten, and what was decided about it
     correlations  which scores say the same
     documents   what left and why, what was chosen      rejects, clusters, cost, reproduce
 
@@ -45,6 +46,7 @@ from foresift.stages.report.mask import clean
 from foresift.stages.report.noise import noise
 from foresift.stages.report.overview import overview
 from foresift.stages.report.rejects import rejects
+from foresift.stages.report.risk import risk
 from foresift.stages.report.rounds import rounds
 from foresift.stages.report.scores import distributions
 from foresift.stages.report.sources import sources
@@ -103,6 +105,7 @@ def sections(contents: Contents, other: Contents | None = None) -> dict[str, Any
         "scores": distributions(contents),
         "found": found(contents),
         "noise": noise(contents),
+        "risk": risk(contents),
         "correlations": correlations(contents),
         "compare": compare(contents, other) if other else None,
         "rounds": rounds(contents),
