@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -129,6 +130,16 @@ def goers(path: Path, words: npt.NDArray[np.uint64]) -> Bools:
             rows = zip(*(table[n].to_pylist() for n in names), strict=True)
             found.append(_any_of([list(row) for row in rows], words))
     return np.concatenate(found) if found else np.zeros(0, dtype=np.bool_)
+
+
+def actions(path: Path, out: Bools) -> Counter[str]:
+    """How many of some rows of refined data are kept, simplified, improved or added."""
+    if path.name.endswith(LINES):
+        with reading(path) as lines:
+            told = [json.loads(line).get("action") for line in lines]
+    else:
+        told = [value for table in tables(path) for value in table["action"].to_pylist()]
+    return Counter(told[row] for row in np.flatnonzero(out).tolist())
 
 
 def _any_of(rows: list[list[Any]], words: npt.NDArray[np.uint64]) -> Bools:

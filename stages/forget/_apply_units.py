@@ -11,6 +11,7 @@ What is written is a function of the originals and of the ids, whatever was appl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,8 +245,19 @@ class ExportUnit(Unit):
         facts = dict(told["facts"])
         facts["rows"] -= int(out.sum())
         facts["n_tokens"] = max(facts["n_tokens"] - gone.tokens_of(lost), 0)
+        if "added" in facts:
+            facts |= self._fewer(facts, out)
         self.store.stage_json(f"{self.place}/{STAGE}", {**told, "facts": facts})
         return self._ops([*names, STAGE])
+
+    def _fewer(self, facts: Facts, out: Bools) -> Facts:
+        """The counts of a refined data set, less those of the rows that go."""
+        gone, first = Counter[str](), 0
+        for name in self._data():
+            rows = len(_ids(self.source(f"ids/{files.stem(name)}.parquet")))
+            gone += files.actions(self.source(name), out[first : first + rows])
+            first += rows
+        return {name: facts[name] - count for name, count in gone.items()}
 
 
 def units(store: Store) -> tuple[list[Unit], list[str]]:

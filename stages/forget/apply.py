@@ -6,7 +6,7 @@
 
 All at once or not at all, and reversible (`undo`) until `purge`. Steps that are done stay done. A
 second time, or for documents that are gone already, nothing is rewritten. Several requests cost
-as much as one: rows are read once for all of them.
+as much as one: rows are read once for all of them. Not while a run is at work in the same store.
 """
 
 from __future__ import annotations

@@ -207,9 +207,9 @@ def _clean(store: Store, path: Path, wanted: set[str]) -> str | None:
         return (_without_report(store.out / "runs" / name) or [""])[0]
     elif path.name.endswith("rejects.jsonl"):
         _excerpts(path, wanted)
-    elif first == FOLDER and path.suffix == ".jsonl":
+    elif path.name == "answers.jsonl" or (first == FOLDER and path.suffix == ".jsonl"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        stay = [x for x in lines if wanted.isdisjoint(_words(json.loads(x)))]
+        stay = [x for x in lines if not x.strip() or wanted.isdisjoint(_words(json.loads(x)))]
         write_text(path, "".join(stay))
     elif first == FOLDER and rest and rest[-1] not in KEPT:
         remove(path)

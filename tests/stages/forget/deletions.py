@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foresift.pipeline.corpus import Corpus
+from foresift.pipeline.nouns import Column, Inputs, Job, Scorer, Stage
 from foresift.pipeline.run import Run
-from foresift.pipeline.store import read_json, write_json
+from foresift.pipeline.store import Facts, StepDir, read_json, write_json
+from foresift.pipeline.tables import content_ids
 from foresift.stages.forget.folder import LINEAGE
 
 LLAMA = {
@@ -73,3 +77,43 @@ def model(folder: Path) -> dict[str, Any]:
     path = folder / "llama.json"
     path.write_text(json.dumps(LLAMA))
     return {"init": str(path), "tokenizer": "bytes", "device": "cpu", "max_length": 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Scorer):
+    """Flags by the text of a pair: a third hard, a fifth sparse with two neighbours."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "hard": Column(pa.bool_(), "flag"),
+        "sparse": Column(pa.bool_(), "flag"),
+        "near": Column(pa.list_(pa.string()), "ids"),
+    }
+
+    def score(self, batch: pa.Table) -> dict[str, Any]:
+        numbers = [int(text.split()[-1]) for text in batch["prompt"].to_pylist()]
+        near = {n: ids_of(n + 1) + ids_of(n + 2) if n % 5 == 0 else [] for n in numbers}
+        return {
+            "hard": np.array([n % 3 == 0 for n in numbers]),
+            "sparse": np.array([n % 5 == 0 for n in numbers]),
+            "near": pa.array([near[n] for n in numbers], pa.list_(pa.string())),
+        }
+
+
+def ids_of(number: int) -> list[str]:
+    """The id of a pair as `Flags` expects it."""
+    if number >= 40:
+        return []
+    response = f"it is {number} " * (number % 7 + 1)
+    pair = pa.table({"prompt": [f"what is {number}"], "response": [response]})
+    return [content_ids(pair)[0].as_py().hex()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines(Stage):
+    """An export in a format of its own: one id a line."""
+
+    def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
+        assert inputs.plan is not None
+        ids = pq.read_table(inputs.plan.path / "plan.parquet")["id"].to_pylist()
+        (out.path / "out.txt").write_text("\n".join(i.hex() for i in ids))
+        return {"rows": len(ids)}
