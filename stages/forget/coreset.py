@@ -94,25 +94,8 @@ def worst_weights(
     known = count > 0
     mean = np.divide(total, count, where=known, out=np.zeros(number))
     mean[~known] = mean[known].mean() if known.any() else 0.0
+    from foresift.pipeline.unlearn.worst_case import project
+
     m = min(m, number)
     w = np.full(number, m / number)
-    return project(w - rate * (mean + 2 * gamma * w), m)
-
-
-def project(a: npt.ArrayLike, m: float) -> Floats:
-    """The nearest point of {0 <= w <= 1, sum w = m}: clip(a - mu, 0, 1), mu by bisection.
-
-    project([0.9, 0.6, 0.1], 1) has mu = 0.25 and is [0.65, 0.35, 0].
-    """
-    values = np.asarray(a, dtype=np.float64)
-    if not 0 <= m <= len(values):
-        raise ValueError(f"{m} of {len(values)} cannot be chosen")
-    low, high = float(values.min()) - 1, float(values.max())
-    for _ in range(200):
-        mu = (low + high) / 2
-        if np.clip(values - mu, 0, 1).sum() > m:
-            low = mu
-        else:
-            high = mu
-    found: Floats = np.clip(values - (low + high) / 2, 0, 1)
-    return found
+    return project(w - rate * (mean + 2 * gamma * w), m)[0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from foresift.pipeline.rng import Rng
 from foresift.stages.forget import _language as language
 from foresift.stages.forget._rows import Row
-from foresift.stages.forget.coreset import clusters, coreset, project, worst_case
+from foresift.stages.forget.coreset import clusters, coreset, worst_case, worst_weights
 from foresift.stages.forget.folder import NEIGHBOURS, RELEARN, DeletionPlan
 from foresift.stages.forget.keywords import keywords
 from foresift.stages.forget.neighbours import Best, Family, Links, Style, closest_families, forms
@@ -241,23 +241,14 @@ def test_shared_facts_of_a_plan(planned: DeletionPlan) -> None:
     assert all(r["supporting_doc_ids"] for r in shared)
 
 
-def test_projection_known_answer() -> None:
-    np.testing.assert_allclose(project([0.9, 0.6, 0.1], 1), [0.65, 0.35, 0.0], atol=1e-12)
-    with pytest.raises(ValueError, match="cannot be chosen"):
-        project([1.0], 2)
-
-
-@given(st.lists(st.floats(-3, 3), min_size=1, max_size=12), st.data())
-@settings(max_examples=60, deadline=None)
-def test_projection_is_the_nearest_point(a: list[float], data: st.DataObject) -> None:
-    m = data.draw(st.integers(0, len(a)))
-    w = project(a, m)
-    assert w.sum() == pytest.approx(m, abs=1e-9)
-    assert ((w >= 0) & (w <= 1)).all()
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        other = project(rng.normal(size=len(a)), m)
-        assert ((w - a) ** 2).sum() <= ((other - a) ** 2).sum() + 1e-6
+def test_worst_weights_known_answer() -> None:
+    rows = [row(n, "") for n in range(3)]
+    cluster = {r.id: n for n, r in enumerate(rows)}
+    losses = {r.id: 1 / 3 - a for r, a in zip(rows, [0.9, 0.6, 0.1], strict=True)}
+    weights = worst_weights(rows, cluster, losses, 1)
+    np.testing.assert_allclose(weights, [0.65, 0.35, 0.0], atol=1e-12)
+    halved = worst_weights(rows, cluster, {rows[1].id: 0.0}, 1)
+    np.testing.assert_allclose(halved, [1 / 3] * 3, atol=1e-12)
 
 
 def test_the_worst_case_has_most_copies_or_the_lowest_loss() -> None:
