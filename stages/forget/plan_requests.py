@@ -1,7 +1,9 @@
 """`foresift forget plan`: the requests of a file, resolved and planned one after the other.
 
-A request that cannot be planned (nothing matches, it contradicts an earlier one, it was applied)
-stops the file there: plans of the lines before it stand, and planning again is idempotent.
+A request that cannot be planned (nothing matches, it contradicts an earlier one) stops the file
+there: plans of the lines before it stand, and planning again is idempotent. One that was applied or
+purged keeps its plan, so that a file of requests may grow; where all of them were, that is an
+error.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foresift.pipeline.errors import DataError
 from foresift.pipeline.nouns import Progress, silent
 from foresift.stages.forget.folder import NEIGHBOURS, DeletionPlan
 from foresift.stages.forget.history import History
 from foresift.stages.forget.plan import plan_deletion, refuse_applied
 from foresift.stages.forget.request import Request, read_requests
-from foresift.stages.forget.resolve import resolve
+from foresift.stages.forget.resolve import resolve, unlike_before
 
 
 def plan_requests(
@@ -24,16 +27,26 @@ def plan_requests(
     """Plan every request of a file; what `summary` tells of each."""
     requests = read_requests(file)
     history = History.open(run)
-    return [
-        summary(_plan(request, history, out, seed, allow_all, progress)) for request in requests
-    ]
+    told, done = [], []
+    for request in requests:
+        folder = (out or history.out) / history.deletions.name / request.id
+        try:
+            refuse_applied(folder)
+        except DataError as error:
+            unlike_before(request, history)
+            done.append(error)
+            told.append({"id": request.id, "path": str(folder), "kept": error.message})
+        else:
+            told.append(summary(_plan(request, history, out, seed, allow_all, progress)))
+    if len(done) == len(requests):
+        raise done[0]
+    return told
 
 
 def _plan(
     request: Request, history: History, out: Path | None, seed: int, allow_all: bool,
     progress: Progress,
 ) -> DeletionPlan:  # fmt: skip
-    refuse_applied((out or history.out) / history.deletions.name / request.id)
 
     def tell(done: int, total: int, label: str) -> None:
         progress(done, total, f"{request.id}: {label}")
@@ -50,6 +63,8 @@ def summary(plan: DeletionPlan) -> dict[str, Any]:
 
 def lines(told: dict[str, Any]) -> list[str]:
     """The summary as the terminal shows it."""
+    if "kept" in told:
+        return [f"{told['id']}: {told['kept']}"]
     why = ", ".join(f"{count:,} {reason}" for reason, count in told["reasons"].items())
     sets = told["sets"]
     near = ", ".join(f"{sets[name]:,} {name.partition('_')[2]}" for name in NEIGHBOURS)

@@ -285,6 +285,30 @@ def test_the_command_plans_every_request(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "deletions" / "one" / "plan.json").exists()
 
 
+def test_a_file_of_requests_may_grow(tmp_path: Path) -> None:
+    history = make_run(tmp_path / "out")
+    file = tmp_path / "requests.jsonl"
+    run = ["--request", str(file), "--run", str(tmp_path / "out")]
+    key = '{"id": "%s", "keys": [{"level": "key", "value": "clinic-%d/patient-%d"}]}\n'
+    file.write_text(key % ("one", 0, 0))
+    assert command(*run).exit_code == 0
+    request = history.deletions / "one" / "request.json"
+    write_json(request, {**read_json(request), "status": "applied"})
+    before = tree(history.deletions / "one")
+    again = command(*run)
+    assert again.exit_code == 2
+    assert "applied already" in " ".join(again.output.split())
+    file.write_text(key % ("one", 0, 0) + key % ("two", 1, 2))
+    grown = command(*run, "--json")
+    assert grown.exit_code == 0
+    assert [one["id"] for one in json.loads(grown.stdout.splitlines()[-1])["plans"]] == [
+        "one", "two",
+    ]  # fmt: skip
+    assert tree(history.deletions / "one") == before
+    file.write_text(key % ("one", 3, 3) + key % ("two", 1, 2))
+    assert "contradicts an earlier request" in " ".join(command(*run).output.split())
+
+
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     make_run(tmp_path / "out")
     file = tmp_path / "requests.jsonl"
