@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import xxhash
 from foresift.pipeline.corpus import Shard
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.ledger import among
+from foresift.pipeline.normal_text import Ints
 from foresift.pipeline.tables import ID, id_words
 from foresift.stages.forget._find_words import Flags
 from foresift.stages.forget.history import History
@@ -30,6 +31,8 @@ from foresift.stages.forget.request import Key
 COLUMNS = {"licence": "licence.licence", "personal": "pii.keys"}
 #: what separates the components of a key path
 SEPARATORS = ("/", "#")
+#: keys of level `key` up to which each is a pass over the sources; above, all are one
+FEW = 8
 #: labels of a licence expression
 _LABEL = re.compile(r"[^\s()]+")
 #: scripts without spaces between words: their letters are no part of a neighbour's word
@@ -61,22 +64,60 @@ def columns_of(keys: Iterable[Key], history: History) -> dict[str, tuple[Path, s
     return found
 
 
-def named(key: Key, shard: Shard, table: pa.Table, place: tuple[Path, str] | None) -> Flags:
-    """[rows] whether the key names a row of the shard; `table` has its `id` and `source`."""
-    if key.level in ("document", "text"):
-        raw = bytes.fromhex(key.value) if key.level == "document" else text_id(key.value)
-        return among(table["id"], id_words(pa.array([raw], ID)))
-    if key.level == "key":
-        return under(table["source"], key.value)
-    if place is None:
-        return np.zeros(table.num_rows, dtype=np.bool_)
-    column = shard.sidecar(place[0], [place[1]])[place[1]]
-    return _labelled(column, key.value) if key.level == "licence" else _hashed(column, key.value)
+def named(
+    keys: Sequence[Key], shard: Shard, table: pa.Table, scores: Mapping[str, tuple[Path, str]]
+) -> Iterator[tuple[int, Ints]]:
+    """(number of a key, rows of the shard it names); `table` has the `id` and `source` of all."""
+    by_id: dict[bytes, list[int]] = {}
+    heads: dict[str, list[int]] = {}
+    for number, key in enumerate(keys):
+        if key.level in ("document", "text"):
+            raw = bytes.fromhex(key.value) if key.level == "document" else text_id(key.value)
+            by_id.setdefault(raw, []).append(number)
+        elif key.level == "key":
+            heads.setdefault(_trimmed(key.value), []).append(number)
+        elif key.level in scores:
+            path, name = scores[key.level]
+            column = shard.sidecar(path, [name])[name]
+            look = _labelled if key.level == "licence" else _hashed
+            yield number, np.flatnonzero(look(column, key.value))
+    if by_id:
+        rows = np.flatnonzero(among(table["id"], id_words(pa.array(list(by_id), ID))))
+        ids = table["id"].take(pa.array(rows)).to_pylist()
+        yield from _grouped(rows, [by_id[i] for i in ids])
+    if len(heads) > FEW:
+        paths = table["source"].cast(pa.string()).to_pylist()
+        found = [(row, [n for h in _heads(p or "") for n in heads.get(h, [])])
+                 for row, p in enumerate(paths)]  # fmt: skip
+        yield from _grouped(np.arange(len(found)), [numbers for _, numbers in found])
+    else:
+        for head, numbers in heads.items():
+            rows = np.flatnonzero(under(table["source"], head))
+            yield from ((number, rows) for number in numbers)
+
+
+def _grouped(rows: Ints, numbers: Sequence[Sequence[int]]) -> Iterator[tuple[int, Ints]]:
+    """Rows by the number of the key, of the numbers at each row."""
+    found: dict[int, list[int]] = {}
+    for row, here in zip(rows.tolist(), numbers, strict=True):
+        for number in here:
+            found.setdefault(number, []).append(row)
+    for number in sorted(found):
+        yield number, np.array(found[number], dtype=np.int64)
+
+
+def _trimmed(head: str) -> str:
+    return head.rstrip("".join(SEPARATORS)) or head
+
+
+def _heads(path: str) -> list[str]:
+    """A key path and its heads, each up to the end of a component."""
+    return [path[:at] for at, character in enumerate(path) if character in SEPARATORS] + [path]
 
 
 def under(source: pa.ChunkedArray, head: str) -> Flags:
     """[rows] whether a key path is `head`, or begins with it at the end of a component."""
-    head = head.rstrip("".join(SEPARATORS)) or head
+    head = _trimmed(head)
     source = source.cast(pa.string())
     found = pc.equal(source, head)
     for separator in SEPARATORS:

@@ -39,10 +39,9 @@ from foresift.stages.forget import copies
 from foresift.stages.forget._find_index import Index, Sought
 from foresift.stages.forget._find_keys import Entity, columns_of, fold, hint, named, text_id
 from foresift.stages.forget._find_semantic import semantic as semantic_copies
-from foresift.stages.forget._find_words import Flags
 from foresift.stages.forget.copies import Hit, Measure
 from foresift.stages.forget.history import History
-from foresift.stages.forget.request import Key, Request
+from foresift.stages.forget.request import Request
 from foresift.stages.forget.resolved import COPIES, FOUND, NAMED, Resolved
 
 #: the order in which reasons count
@@ -136,7 +135,8 @@ def resolve(
     rows = lines.table()
     met = lines.keys
     unmatched = [number for number in range(len(request.keys)) if number not in met]
-    missing = [hint(request.keys[n], _heads(places)) for n in unmatched]
+    heads = _heads(places) if unmatched else []
+    missing = [hint(request.keys[n], heads) for n in unmatched]
     if rows.num_rows == 0:
         raise DataError(f"nothing matches: {'; '.join(missing)}", where=f"request {request.id!r}")
     total = sum(place.shard.rows for place in places)
@@ -222,35 +222,29 @@ def _named(
     for done, place in enumerate(places):
         progress(done, len(places), "keys")
         table = place.shard.load(["id", "source"])
-        for number, key in enumerate(request.keys):
-            if number in entities:
-                continue
-            score = scores.get(key.level) if place.base == 0 else None
-            flags = named(key, place.shard, table, score)
-            _add(lines, place, table, number, key, flags)
-        if entities:
-            for number, flags in _standing(entities, place.shard).items():
-                _add(lines, place, table, number, key, flags)
+        here: list[tuple[int, Any]] = [
+            *named(request.keys, place.shard, table, scores if place.base == 0 else {}),
+            *(_standing(entities, place.shard) if entities else {}).items(),
+        ]
+        for number, rows in here:
+            lines.add(
+                place, table, rows, number, reason=[request.keys[number].level] * len(rows),
+                similarity=np.ones(len(rows), dtype=np.float32),
+                of=table["id"].take(pa.array(rows)),
+            )  # fmt: skip
     progress(len(places), len(places), "keys")
     return lines
 
 
-def _add(lines: Lines, place: Place, table: pa.Table, number: int, key: Key, flags: Flags) -> None:
-    rows = np.flatnonzero(flags)
-    lines.add(
-        place, table, rows, number, reason=[key.level] * len(rows),
-        similarity=np.ones(len(rows), dtype=np.float32), of=table["id"].take(pa.array(rows)),
-    )  # fmt: skip
-
-
-def _standing(entities: dict[int, Entity], shard: Shard) -> dict[int, Flags]:
-    """Number of a key -> [rows] whether its entity stands in the text of a row."""
-    found = {number: np.zeros(shard.rows, dtype=np.bool_) for number in entities}
+def _standing(entities: dict[int, Entity], shard: Shard) -> dict[int, list[int]]:
+    """Number of a key -> the rows in whose text its entity stands."""
+    found: dict[int, list[int]] = {number: [] for number in entities}
     for table, rows in shard.stream(every=True):
         for row, text in zip(rows.tolist(), content_texts(table), strict=True):
             folded = fold(text)
             for number, entity in entities.items():
-                found[number][row] = entity.stands_in(folded)
+                if entity.stands_in(folded):
+                    found[number].append(row)
     return found
 
 

@@ -215,6 +215,19 @@ def test_a_level_without_its_score_says_which_step_to_add(tmp_path: Path) -> Non
             ask(history, (level, "MIT"))
 
 
+def test_many_keys_name_what_each_names_alone(tmp_path: Path) -> None:
+    rows = [(f"clinic/p{n}#{m}", made(30, 40 * n + m)) for n in range(12) for m in range(2)]
+    rows += [("note", "Ada Poe was here"), *OTHERS]
+    history = store(tmp_path, rows)
+    keys = [("entity", "Ada Poe"), *(("key", f"clinic/p{n}/") for n in range(10))]
+    keys += [("document", hex_id(text_id(rows[22][1]))), ("key", "clinic/p3")]
+    found = ask(history, *keys, allow_all=True)
+    want = {f"clinic/p{n}#{m}": "key" for n in range(10) for m in range(2)}
+    assert told(found) == want | {"note": "entity", "clinic/p11#0": "document"}
+    assert not found.unmatched
+    assert set(found.rows["key"].to_pylist()) == set(range(12))
+
+
 # -- copies ------------------------------------------------------------------------------------
 
 
