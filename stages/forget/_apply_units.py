@@ -11,6 +11,7 @@ What is written is a function of the originals and of the ids, whatever was appl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Gone:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(ABC):
     """Files that are rewritten together: a step's directory or a run's."""
 
     store: Store
@@ -83,9 +84,9 @@ class Unit:
         """[rows] which rows go."""
         return among(self.ids(), words)
 
+    @abstractmethod
     def rewrite(self, gone: Gone) -> list[Op]:
         """Stage its files without the rows."""
-        raise NotImplementedError
 
     def _ops(self, names: Sequence[str]) -> list[Op]:
         kind = PUT if self.store.anew(self.place) else KEEP

@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from foresift.pipeline.errors import DataError, StoreError
-from foresift.pipeline.ledger import SCHEMA as LEDGER
 from foresift.pipeline.run import Run
 from foresift.pipeline.store import StepDir, read_json
 from foresift.pipeline.tombstones import path_of
-from foresift.stages.forget import taint
 from foresift.stages.forget._apply_store import Store
 from foresift.stages.forget.apply import apply, listed
 from foresift.stages.forget.undo import undo
@@ -273,42 +271,6 @@ def test_everything_can_be_asked_for(run: Run) -> None:
     assert run.manifest["accounts"]["kept"] == 0
     undo(["all"], out)
     assert everything(out) == before
-
-
-def training(folder: Path, rows: list[tuple[bytes, int | None]]) -> Path:
-    folder.mkdir(parents=True)
-    table = [(id_, 0, 0, at, 5) for id_, at in rows]
-    columns = list(zip(*table, strict=True)) if table else [()] * 5
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, LEDGER, strict=True)]
-    pq.write_table(pa.table(arrays, schema=LEDGER), folder / "ledger.parquet")
-    for at in (2, 4):
-        (folder / "checkpoints" / f"step-{at:06d}").mkdir(parents=True)
-    (folder / "checkpoint").mkdir()
-    return folder
-
-
-def test_a_training_is_tainted_from_the_first_step_that_saw_a_document(tmp_path: Path) -> None:
-    a, b = b"a" * 16, b"b" * 16
-    forgotten = pa.table({"id": pa.array([a], pa.binary(16)), "request": ["r1"]})
-    paths = {
-        "late": training(tmp_path / "late", [(b, 1), (b, 2), (a, 3), (a, 4), (b, 6)]),
-        "never": training(tmp_path / "never", [(b, 1)]),
-        "unknown": training(tmp_path / "unknown", [(a, None), (b, None)]),
-        "child": training(tmp_path / "child", [(b, 1), (b, 5)]),
-        "grandchild": training(tmp_path / "grandchild", [(b, 1)]),
-    }
-    (tmp_path / "bare" / "checkpoint").mkdir(parents=True)
-    paths["bare"] = tmp_path / "bare"
-    found = taint.taints(paths, forgotten, {"child": "late", "grandchild": "child"})
-    assert set(found) == {"late", "unknown", "child", "grandchild", "bare"}
-    late = found["late"]
-    assert (late["first_step"], late["documents"], late["exposures"]) == (3, 1, 2)
-    assert [c["name"] for c in late["checkpoints"]] == ["step-000004", "checkpoint"]
-    assert found["unknown"]["first_step"] is None
-    assert len(found["unknown"]["checkpoints"]) == 3
-    assert (found["child"]["first_step"], found["child"]["inherited"]) == (1, "late")
-    assert found["grandchild"]["requests"] == ["r1"]
-    assert "no ledger" in found["bare"]["why"]
 
 
 def test_the_requests_of_a_store_are_listed(run: Run) -> None:
