@@ -31,6 +31,8 @@ SCOPES = ("verbatim", "facts", "entity", "source")
 FIELDS = ("id", "keys", "scope", "legal_basis", "received_at", "approver")
 #: an id names a folder
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: what else lies beside these folders
+TAKEN = ("originals", "applied.json", "journal.json", "forgotten.parquet")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def _request(line: str, where: str) -> Request:
         raise DataError(
             f"an id is up to 100 letters, digits, '.', '_' and '-', not {name!r}", where=where
         )
+    if name in TAKEN:
+        raise DataError(f"{name!r} is a name that the store itself uses", where=where)
     about = {n: str(told[n]) for n in FIELDS[3:] if told.get(n) is not None}
     return Request(name, parsed, scope, about)
 

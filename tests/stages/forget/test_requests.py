@@ -51,6 +51,7 @@ def test_a_name_that_is_not_given_follows_from_the_keys_alone(tmp_path: Path) ->
         ({"keys": [{"level": "document", "value": "12"}]}, "32 hex digits"),
         ({"keys": [KEY], "scope": "all"}, "no scope 'all'"),
         ({"keys": [KEY], "id": "../../etc"}, "up to 100 letters"),
+        ({"keys": [KEY], "id": "originals"}, "a name that the store itself uses"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(tmp_path: Path, row: Any, says: str) -> None:
