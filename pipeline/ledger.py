@@ -52,8 +52,8 @@ SCHEMA = pa.schema(
 FILE, FOLDER = "ledger.parquet", "ledger"
 #: rows kept in memory until a file of the log is written, and rows of a row group when sealed
 BUFFER, GROUP = 1 << 16, 1 << 20
-#: row groups looked through at once
-THREADS = 4
+#: row groups looked through at once, and ids of each
+THREADS, BLOCK = 4, 1 << 15
 _NAME = re.compile(r"(\d{3,})-(\d{5,})\.parquet")
 Bools = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
@@ -85,7 +85,7 @@ class Log:
         if not self._rows and self._files:
             return
         path = self.folder / f"{self.attempt:03d}-{len(self._files):05d}.parquet"
-        with ShardWriter(path, SCHEMA) as writer:
+        with ShardWriter(path, SCHEMA, plain=["id"]) as writer:
             writer.facts.update({"attempt": self.attempt, "after": self.after})
             writer.write(rows_table(self._rows))
         self._rows = []
@@ -94,7 +94,7 @@ class Log:
     def seal(self, path: Path) -> None:
         """Write all that counts to one file, in row groups of one size, and remove the folder."""
         self.flush()
-        with ShardWriter(path, SCHEMA) as writer:
+        with ShardWriter(path, SCHEMA, plain=["id"]) as writer:
             for table in _regrouped(Ledger.open(self.folder).tables()):
                 writer.write(table)
         gone = temporary(self.folder)  # whole or gone: a reader never sees a part of it
@@ -169,17 +169,19 @@ class Ledger:
 
     def table(self) -> pa.Table:
         """All exposures that count."""
-        return pa.concat_tables([SCHEMA.empty_table(), *self.tables()])
+        return pa.concat_tables([_nothing(), *self.tables()])
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
         """The exposures of some documents, in the order in which they were trained."""
         wanted = _Wanted(id_words(ids))
         if not len(wanted.pairs):
-            return SCHEMA.empty_table()
-        parts = [(path, bound, g) for path, bound in self.files for g in range(_groups(path))]
+            return _nothing()
         with ThreadPoolExecutor(THREADS) as pool:
+            groups = list(pool.map(_groups, (path for path, _ in self.files)))
+            files = zip(self.files, groups, strict=True)
+            parts = [(path, bound, group) for (path, bound), n in files for group in range(n)]
             found = list(pool.map(lambda part: _matches(part, wanted), parts))
-        return pa.concat_tables([SCHEMA.empty_table(), *found])
+        return pa.concat_tables([_nothing(), *found])
 
 
 def document_id(name: str) -> bytes:
@@ -207,17 +209,23 @@ class _Wanted:
         self.table[self.keys >> self.shift] = True
 
     def among(self, words: Words) -> Bools:
-        """[n] whether each id is wanted."""
-        if not len(self.keys):
-            return np.zeros(len(words), dtype=np.bool_)
-        keys = _keys(words)
-        here: Bools = self.table[keys >> self.shift]
-        at = np.flatnonzero(here)
-        place = np.minimum(np.searchsorted(self.keys, keys[at]), len(self.keys) - 1)
-        at = at[self.keys[place] == keys[at]]
-        here[:] = False
-        here[at] = np.isin(_pairs(words[at]), self.pairs)
+        """[n] whether each id is wanted; as many at a time as stay in the cache."""
+        here = np.zeros(len(words), dtype=np.bool_)
+        if len(self.keys):
+            for start in range(0, len(words), BLOCK):
+                here[start + self._places(words[start : start + BLOCK])] = True
         return here
+
+    def _places(self, words: Words) -> npt.NDArray[np.intp]:
+        """Which of some ids are wanted."""
+        keys = _keys(words)
+        at = np.flatnonzero(self.table[keys >> self.shift])
+        if len(at):
+            place = np.minimum(np.searchsorted(self.keys, keys[at]), len(self.keys) - 1)
+            at = at[self.keys[place] == keys[at]]
+        if len(at):
+            at = at[np.isin(_pairs(words[at]), self.pairs)]
+        return at
 
 
 def _keys(words: Words) -> Words:
@@ -232,6 +240,11 @@ def _pairs(words: Words) -> npt.NDArray[np.void]:
     return np.ascontiguousarray(words).view(kind).ravel()
 
 
+def _nothing() -> pa.Table:
+    """No exposure. (Like pa.array of numpy, `SCHEMA.empty_table` would import pandas.)"""
+    return pa.Table.from_batches([], schema=SCHEMA)
+
+
 def _matches(part: tuple[Path, int | None, int], wanted: _Wanted) -> pa.Table:
     """What one row group (file, last step of it that counts, number) says of the wanted ids."""
     path, bound, group = part
@@ -239,8 +252,9 @@ def _matches(part: tuple[Path, int | None, int], wanted: _Wanted) -> pa.Table:
         ids = file.read_row_group(group, columns=["id"])["id"]
         at = np.flatnonzero(wanted.among(id_words(ids)))
         if not len(at):
-            return SCHEMA.empty_table()
-        rows = file.read_row_group(group, columns=SCHEMA.names).take(pa.array(at))
+            return _nothing()
+        rows = file.read_row_group(group, columns=SCHEMA.names)
+    rows = rows.take(pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)]))
     return rows if bound is None else rows.filter(pc.less_equal(rows["step"], bound))
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -131,19 +131,23 @@ class ShardWriter:
     """Writes one shard under a temporary name; leaving the `with` block without error publishes it.
 
     `facts` may be filled until then. Rows and the digest of the ids are added by the writer.
+    Columns named in `plain` are written without a dictionary: values that hardly repeat.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, plain: Collection[str] = ()) -> None:
         self.path = path
         self.facts: Facts = {}
         self._schema = schema
+        self._repeating = [name for name in schema.names if name not in plain] if plain else True
         self._partial = temporary(path)
         self._ids = xxhash.xxh3_128()
         self._rows = 0
 
     def __enter__(self) -> ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._partial, self._schema, compression="zstd", use_dictionary=self._repeating
+        )
         return self
 
     def write(self, table: pa.Table) -> None:

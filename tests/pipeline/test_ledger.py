@@ -172,8 +172,11 @@ IDS = st.lists(st.tuples(WORD, WORD).map(lambda w: b"".join(x.to_bytes(8, "littl
 def test_among_is_membership(ids: list[bytes], wanted: list[bytes], both: int) -> None:
     ids = ids + wanted[:both]
     words = id_words(pa.array(wanted, ID))
-    here = among(pa.array(ids, ID), words)
-    assert here.tolist() == [i in set(wanted) for i in ids]
+    for block in (1 << 15, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger, "BLOCK", block)
+            here = among(pa.array(ids, ID), words)
+        assert here.tolist() == [i in set(wanted) for i in ids]
 
 
 def test_ids_of_names() -> None:
