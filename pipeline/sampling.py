@@ -57,12 +57,14 @@ def draw(
     columns: Sequence[str] = (),
     *,
     by: str = "",
+    depth: int = 0,
     distinct: bool = False,
 ) -> pa.Table:
     """`id`, content and `columns` of `number` drawn rows (or all, if fewer), in corpus order.
 
     by         column of labels whose values take turns, so that each is there if they are no more
                than `number`; rows without one count as one value
+    depth      components of a key path in `by` that make a label; 0: all of it
     distinct   of exact copies only the first is drawn
     """
     places, draws, kinds = [], [], []
@@ -72,7 +74,9 @@ def draw(
         places.append(np.stack([np.full(len(rows), k), rows], axis=1))
         here = shard.load(["id", *([by] if by else [])]).take(pa.array(rows))
         draws.append(rng.uniform(here["id"]))
-        names, codes = labels(here, by) if by else ([""], np.zeros(len(rows), dtype=np.int64))
+        names, codes = (
+            labels(here, by, depth) if by else ([""], np.zeros(len(rows), dtype=np.int64))
+        )
         kinds += [names[code] if code >= 0 else None for code in codes.tolist()]
     where = np.concatenate([np.empty((0, 2), dtype=np.int64), *places])
     drawn = np.concatenate([np.empty(0), *draws])

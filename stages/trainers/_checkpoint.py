@@ -106,7 +106,7 @@ def save_moments(path: Path, model: Any, optimizer: Any, step: int) -> None:
 
 
 def restore_moments(path: Path, model: Any, optimizer: Any) -> int:
-    """Give the optimizer the moments of a checkpoint; returns the steps it had taken."""
+    """Give the optimizer the moments of a checkpoint, for what it may move; returns its steps."""
     import torch
     from safetensors import safe_open
 
@@ -114,7 +114,8 @@ def restore_moments(path: Path, model: Any, optimizer: Any) -> int:
         step = int((file.metadata() or {}).get("step", "0"))
         known = set(file.keys())
         for name, parameter in model.named_parameters():
-            if not all(f"{moment}.{name}" in known for moment in MOMENTS):
+            held = all(f"{moment}.{name}" in known for moment in MOMENTS)
+            if not held or not parameter.requires_grad:
                 continue
             moments = {m: file.get_tensor(f"{m}.{name}") for m in MOMENTS}
             if any(value.shape != parameter.shape for value in moments.values()):

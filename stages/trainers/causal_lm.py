@@ -10,6 +10,7 @@ first step (tokenising at most the budget), so that the schedule fits the run.
 Writes `checkpoint/`, `ledger.parquet` and `curve.parquet` (`_checkpoint.py`), whole or not at all,
 and every `checkpoint_every` steps a folder in `checkpoints/`, from which an interrupted training
 goes on (`_resume.py`). It takes as much room as the final one: three times the weights in float32.
+`tune` lets some tensors move only (`_tune.py`); `probe` writes `stability.parquet` (`_probe.py`).
 Cost: 6 x parameters x tokens floating-point operations, and tokenising the documents twice.
 The same inputs on the same number of CPU threads give the same bytes, interrupted or not.
 """
@@ -31,11 +32,12 @@ from foresift.pipeline.choice import Budget
 from foresift.pipeline.errors import DataError, ModelError
 from foresift.pipeline.lm.model import ModelSpec, local
 from foresift.pipeline.nouns import Inputs, Job, Stage
-from foresift.pipeline.parts import tuning
+from foresift.pipeline.parts import digest, tuning
 from foresift.pipeline.store import Facts, StepDir, temporary
-from foresift.stages.trainers import _checkpoint, _documents, _packing, _resume, _setup
+from foresift.stages.trainers import _checkpoint, _documents, _packing, _resume, _setup, _tune
 
 if TYPE_CHECKING:
+    from foresift.stages.trainers import _probe
     from foresift.stages.trainers._loop import At, Done
 
 #: steps at each end of the curve that are averaged in the facts
@@ -72,8 +74,16 @@ class CausalLM(Stage):
     """Go on with the optimizer's moments of the checkpoint, where it has any."""
     checkpoint_every: int = 0
     """Optimizer steps from one checkpoint to the next; 0 keeps none but the last."""
+    tune: _tune.Tune = "all"
+    """Which tensors move: all, the best-conditioned (kappa), or those that moved before (fpf)."""
+    tune_most: int = 20
+    """How many: matrices of kappa, modules of fpf."""
+    tune_from: str = ""
+    """Of fpf: the checkpoint since which the model's modules moved."""
+    probe: int = 0
+    """Held-out documents of each source whose loss is measured, closely at first; 0: none."""
     seed: int = 0
-    """Seed of dropout, where the model has any."""
+    """Seed of dropout, where the model has any, and of the probe."""
     micro_tokens: int = 4096
     """Tokens in one forward and backward; changes memory, and rounding only."""
     threads: int = tuning(0)
@@ -93,6 +103,14 @@ class CausalLM(Stage):
             raise ValueError("warmup is a share, learning_rate is positive, clip is not negative")
         if self.checkpoint_every < 0:
             raise ValueError("checkpoint_every is a number of steps, or 0")
+        if self.probe < 0:
+            raise ValueError("probe is a number of documents, or 0")
+        _tune.check(self.tune, self.tune_most, self.tune_from)
+
+    @property
+    def fingerprint(self) -> str:
+        """What every part has, and the contents of the checkpoint that `tune_from` names."""
+        return digest([super().fingerprint, _tune.contents(self.tune_from)])
 
     def run(self, inputs: Inputs, out: StepDir, job: Job) -> Facts:
         """Train, and publish checkpoint, ledger and curve."""
@@ -175,6 +193,7 @@ class _Training:
 
         part, model, batches = self.part, self.loaded.model, self._batches(self.seen)
         mode = _packing.attention_mode(model)
+        self.tuned = _tune.free(model, part.tune, part.tune_most, part.tune_from, self.source)
         self.optimizer = _loop.adamw(model, part.learning_rate, part.betas, part.weight_decay)
         self.at = self._begin(start, batches)
         if start.final:
@@ -194,6 +213,8 @@ class _Training:
         _loop.optimise(model, self.optimizer, batches, settings, self._report, self._after, self.at)
         shutil.rmtree(settings.scratch, ignore_errors=True)
         _resume.write_curve(self.work / _resume.CURVE, self.trail)
+        if self.probe:
+            self.probe.write(self.work)
         self._save(self.work / checkpoints.FINAL)
         return mode
 
@@ -201,8 +222,11 @@ class _Training:
         """Stand where the checkpoint stands; without one, at the beginning."""
         from foresift.stages.trainers._loop import At
 
+        self.probe = self._probe()
         if start.path is None:
             self.before = self._restore() if self.part.continue_optimizer else 0
+            if self.probe:
+                self.probe.begin()
             return At()
         self.job.log.info("training goes on from the checkpoint of step %d", start.step)
         for step in range(1, start.step + 1):
@@ -210,7 +234,18 @@ class _Training:
         self.trail.curve = start.curve()
         start.restore(self.loaded.model, self.optimizer, self.source)
         self.before = int(start.told["steps_before"])
+        if self.probe:
+            self.probe.restore(start.path.parent if start.final else start.path)
         return At(**{name: start.told[name] for name in ("step", "scheduled", "scaler")})
+
+    def _probe(self) -> _probe.Probe | None:
+        part, corpus = self.part, self.inputs.corpus
+        if not part.probe or corpus is None:
+            return None
+        from foresift.stages.trainers import _probe
+
+        spec, rng = replace(self.spec, max_length=part.length), self.job.rng.at("probe", part.seed)
+        return _probe.Probe(corpus, part.probe, self.loaded, spec, rng)
 
     def _restore(self) -> int:
         """The moments of the model that training begins with; returns the steps that they took."""
@@ -239,6 +274,8 @@ class _Training:
 
     def _after(self, at: At) -> None:
         self.at, every = at, self.part.checkpoint_every
+        if self.probe:
+            self.probe.after(at.step)
         if every and at.step % every == 0 and at.step < self.steps:
             self.log.flush()
             target = self.out / checkpoints.FOLDER / checkpoints.folder_name(at.step)
@@ -246,6 +283,8 @@ class _Training:
             shutil.rmtree(folder, ignore_errors=True)
             self._save(folder)
             _resume.write_curve(folder / _resume.CURVE, self.trail)
+            if self.probe:
+                self.probe.write(folder)
             _checkpoint.place(folder, target)
         self.job.progress(at.step, self.steps, "")
 
@@ -283,6 +322,8 @@ class _Training:
             "flops": {"train": training_flops(parameters, self.trail.tokens)},
             "packing": mode,
             "short": short,
+            **({"tuned": self.tuned} if self.tuned else {}),
+            **({"stability": self.probe.facts()} if self.probe else {}),
         }
 
 
