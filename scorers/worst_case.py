@@ -54,6 +54,7 @@ from foresift.pipeline.lm.gradients.samples import Parameters, trainable
 from foresift.pipeline.lm.model import Loaded
 from foresift.pipeline.store import Facts
 from foresift.pipeline.tables import Column
+from foresift.pipeline.unlearn.worst_case import project
 from foresift.scorers._forget_sample import TOKENS, Asked, AsksSample, Numbers
 
 Floats = npt.NDArray[np.float64]
@@ -183,22 +184,10 @@ class WorstCase(AsksSample):
         some = np.flatnonzero(counts)
         weight, rank = np.full(count, math.nan), np.full(count, math.nan)
         total = max(1.0, self.share * len(some))
-        weight[some] = project(total / len(some) - self.weight_rate * mean[some], total)
+        weight[some] = project(total / len(some) - self.weight_rate * mean[some], total)[0]
         above = (mean[some][None] > mean[some][:, None]).sum(axis=1)
         rank[some] = above / max(1, len(some) - 1)
         return weight[groups], rank[groups]
-
-
-def project(values: Floats, total: float) -> Floats:
-    """The nearest point of {0 <= w <= 1, sum w = total}: values less a shift, by bisection."""
-    low, high = float(values.min()) - 1.0, float(values.max())
-    for _ in range(100):
-        shift = (low + high) / 2
-        if np.clip(values - shift, 0, 1).sum() > total:
-            low = shift
-        else:
-            high = shift
-    return np.clip(values - high, 0.0, 1.0)
 
 
 def grouped(clusters: list[str | None]) -> Rows:

@@ -15,6 +15,7 @@ from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.lm.encode import encode
 from foresift.pipeline.lm.model import load
 from foresift.pipeline.store import write_shard
+from foresift.pipeline.unlearn.sharpness import ascent_rise
 from foresift.scorers import _forget_sample
 from foresift.scorers.sharpness import Sharpness, ascent
 from tests.scorers.sampled import fit, texts
@@ -36,6 +37,7 @@ def test_the_known_answer() -> None:
     model = Parabola(0.5)
     assert ascent(model, model.loss, 0.1) == (pytest.approx(0.22, abs=1e-12), pytest.approx(2.0))
     assert model.x.item() == 0.5
+    assert ascent_rise(model.loss, [model.x], 0.1) == pytest.approx(0.22, abs=1e-12)
     there = Parabola(0.0)
     rise, length = ascent(there, there.loss, 0.1)
     assert np.isnan(rise)

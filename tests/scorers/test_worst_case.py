@@ -11,8 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.lm.batches import batches
@@ -20,34 +18,23 @@ from foresift.pipeline.lm.encode import encode
 from foresift.pipeline.lm.gradients.samples import sample_losses
 from foresift.pipeline.lm.model import Loaded, ModelSpec, load
 from foresift.pipeline.nouns import Job, Look, Rng
+from foresift.pipeline.unlearn.worst_case import project
 from foresift.scorers._forget_sample import Asked
-from foresift.scorers.worst_case import WorstCase, grouped, project
+from foresift.scorers.worst_case import WorstCase, grouped
 from tests.corpora import Serial, make_corpus
 from tests.scorers.sampled import fit, texts
 from tests.scorers.tiny import llama, losses
 
 
 def test_the_known_answer() -> None:
-    np.testing.assert_allclose(project(np.array([0.9, 0.6, 0.1]), 1), [0.65, 0.35, 0], atol=1e-9)
+    np.testing.assert_allclose(project([0.9, 0.6, 0.1], 1)[0], [0.65, 0.35, 0], atol=1e-9)
     part = WorstCase(share=0.34, weight_rate=1.0)  # m = 1.02 of three groups
     after = np.array([0.1, 0.4, 0.9, math.nan, 0.5])
     groups = np.array([0, 1, 2, 3, 1])  # of the second, the mean 0.45
     weight, rank = part._ranked(after, groups)
-    expected = project(np.array([-0.1, -0.45, -0.9]), 1.02)
+    expected, _ = project([-0.1, -0.45, -0.9], 1.02)
     np.testing.assert_allclose(weight, [*expected, math.nan, expected[1]])
     np.testing.assert_array_equal(rank, [1, 0.5, 0, math.nan, 0.5])
-
-
-@given(st.lists(st.floats(-9, 9), min_size=2, max_size=9), st.floats(0, 1))
-def test_weights_are_a_projection(values: list[float], share: float) -> None:
-    a, total = np.array(values), share * len(values)
-    w = project(a, total)
-    assert w.sum() == pytest.approx(total, abs=1e-6)
-    assert ((w >= 0) & (w <= 1)).all()
-    order = np.argsort(a)
-    assert (np.diff(w[order]) >= -1e-9).all()
-    free = (w > 1e-6) & (w < 1 - 1e-6)
-    assert not free.any() or np.ptp((a - w)[free]) < 1e-6  # one shift for all that is not at an end
 
 
 def test_groups_are_clusters_or_single_documents() -> None:
