@@ -180,6 +180,13 @@ def _costs(found: Found) -> str:
         costs = " | ".join(f"{1 + each * n:.2f}" for n in (1, 10, 100))
         lines.append(f"| {name} | {each:.3f} | {costs} |")
     lines.append("| retrain | 1.000 | 2.00 | 11.00 | 101.00 |")
+    told = [s["replay"]["requests"] for s in found]
+    one = [t["one"]["replay"]["steps"] / t["all"]["replay"]["steps_of_all"] for t in told]
+    each = float(np.mean(one))
+    costs = " | ".join(f"{1 + each * n:.2f}" for n in (1, 10, 100))
+    lines.append(f"| replay, of one document | {each:.3f} | {costs} |")
+    same = all(s["replay"]["same_as_oracle"] for s in found)
+    lines.append(f"\nReplay of all that must go: the oracle's weights bit for bit: {same}.")
     return "\n".join(lines)
 
 
@@ -209,6 +216,9 @@ def goals(found: Found) -> list[dict[str, Any]]:
               len(held), len(held) == len(looks)),
         _goal("curated: bits a byte - those of no curation", round(spread, 4),
               float(np.mean(bits)), float(np.mean(bits)) <= spread),
+        _goal("replay gives the oracle's weights, seeds", len(found),
+              sum(s["replay"]["same_as_oracle"] for s in found),
+              all(s["replay"]["same_as_oracle"] for s in found)),
         _goal("clean bytes removed", CLEAN_GOAL, clean, clean < CLEAN_GOAL),
     ]  # fmt: skip
 

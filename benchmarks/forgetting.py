@@ -4,8 +4,8 @@
     python benchmarks/forgetting.py --smoke      under a minute; no goal is judged
     python benchmarks/forgetting.py --tune       first finds each method's learning rate
 
-Corpus `_forgetting_corpus.py`, arms `_forgetting_arms.py` (training) and `_forgetting_unlearn.py`
-(unlearning), measures `_forgetting_measures.py`, table, costs and gates `_forgetting_table.py`.
+Corpus `_forgetting_corpus.py`; arms `_forgetting_arms.py` (training), `_forgetting_replay.py` (exact
+deletion) and `_forgetting_unlearn.py`; measures `_forgetting_measures.py`, table, costs and gates `_forgetting_table.py`.
 Each seed's numbers are kept in `--out`; what is there is not computed again.
 """
 
@@ -28,6 +28,7 @@ import _forgetting_measures as measures
 import _forgetting_table as table
 import _forgetting_unlearn as later
 from _forgetting_corpus import build
+from _forgetting_replay import replayed, same_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ("none", "curated", "dedup", "pii", "junk", "oracle")
@@ -50,6 +51,11 @@ def one_seed(seed: int, tier: arms.Tier, folder: Path, settings: later.Settings)
         curating, training = arm.seconds
         found[name] = _told(arm.checkpoint, truth, arm.flops, curating + training)
         found[name]["curating_seconds"] = curating
+    place, requests = replayed(folder / "corpus.jsonl.gz", truth, folder, tier, seed)
+    last = requests["all"]["replay"]
+    found["replay"] = _told(place, truth, last["flops"], last["seconds"]) | {
+        "requests": requests, "same_as_oracle": same_weights(place, trained["oracle"].checkpoint)
+    }  # fmt: skip
     found["removed"] = table.removed(trained, rows, truth)
     model, tokenizer = later.load(trained["none"].checkpoint)
     texts = sorted(truth.deletion)
