@@ -4,9 +4,10 @@
     python benchmarks/forgetting.py --smoke      under a minute; no goal is judged
     python benchmarks/forgetting.py --tune       first finds each method's learning rate
 
-Corpus `_forgetting_corpus.py`; arms `_forgetting_arms.py` (training), `_forgetting_replay.py` (exact
-deletion) and `_forgetting_unlearn.py`; measures `_forgetting_measures.py`, table, costs and gates `_forgetting_table.py`.
-Each seed's numbers are kept in `--out`; what is there is not computed again.
+Corpus `_forgetting_corpus.py`; arms `_forgetting_arms.py` (training), `_forgetting_replay.py`
+(exact deletion) and `_forgetting_unlearn.py`; measures `_forgetting_measures.py`; table, costs and
+gates `_forgetting_table.py`. Each seed's numbers are kept in `--out`; what is there is not
+computed again.
 """
 
 from __future__ import annotations
