@@ -1,9 +1,10 @@
 """The arms of `forgetting.py` that unlearn: a finished model, the texts that must go, some to keep.
 
-Each method takes the same steps on the same batches; its learning rate is the best of three on a
-seed that is not in the table (`tune`): smallest distance of the exposure at 16 copies to the
-oracle's, plus what it costs in bits a byte beyond the untouched model. `stream` is ten requests one
-after the other, `curated+npo` unlearns from the curated model what its curation had missed.
+Each method takes the same batches for its own number of steps; its learning rate (of SSD the
+threshold) is the best of three to five on a seed that is not in the table (`tune`): the smallest
+distance of the exposure at 16 copies to the oracle's, plus five times what it costs in bits a byte.
+`stream` is ten requests one after the other with NPO, `curated + npo` unlearns from the curated
+model what its curation had missed.
 """
 
 from __future__ import annotations

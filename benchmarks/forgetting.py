@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -99,17 +100,31 @@ def tune(tier: arms.Tier, folder: Path) -> dict[str, float]:
     bits = measures.validation(model, tokenizer, truth)
     rates = {}
     for method, (_, tried) in later.METHODS.items():
-        costs = {}
-        for rate in tried if len(tried) > 1 else ():
+
+        def cost(rate: float, method: str = method) -> float:
             one = later.Settings(rates={method: rate})
             done = later.forgotten(model, tokenizer, sorted(truth.deletion), truth, method, one, 0)
             gap = abs(_secrets(done.model, tokenizer, truth) - want)
             more = measures.validation(done.model, tokenizer, truth) - bits
-            costs[rate] = gap + 5 * max(0.0, more) if more == more else float("inf")
-        if costs:
-            rates[method] = min(costs, key=lambda rate: costs[rate])
-            print(f"tuned {method}: {rates[method]:g}  {costs}", flush=True)
+            return gap + 5 * max(0.0, more) if more == more else float("inf")
+
+        rates[method], costs = _best(tried, cost)
+        print(f"tuned {method}: {rates[method]:g}  {costs}", flush=True)
     return rates
+
+
+def _best(
+    tried: tuple[float, ...], cost: Callable[[float], float]
+) -> tuple[float, dict[float, float]]:
+    """The cheapest of the values, and of up to two beyond an edge that is still the cheapest."""
+    costs = {rate: cost(rate) for rate in tried}
+    for _ in range(2):
+        best = min(costs, key=lambda rate: costs[rate])
+        if best not in (min(costs), max(costs)):
+            break
+        beyond = best * 3 if best == max(costs) else best / 3
+        costs[beyond] = cost(beyond)
+    return min(costs, key=lambda rate: costs[rate]), costs
 
 
 def _secrets(model: Any, tokenizer: Any, truth: Any) -> float:
