@@ -27,6 +27,7 @@ that are done differ from it, by as much as the sizes do. Cost: what the plan co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.online import EpochPlan, Floats, Rows, State, Stateful
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
+from foresift.pipeline.stream_ledger import opened
 from foresift.pipeline.stream_rows import Collate, RowSource
 from foresift.pipeline.torch_draws import drawing
 
@@ -68,6 +70,7 @@ class EpochStream(Stateful):
         rank: int | None = None,
         world: int | None = None,
         gather: Gather | None = None,
+        ledger: str | Path | None = None,
     ) -> None:
         """Begin at epoch 0.
 
@@ -76,6 +79,7 @@ class EpochStream(Stateful):
         collate   rows -> batch
         ids       the column of ids, or "row" where row numbers are the same in every run
         rank, world, gather   of torch.distributed, where it is initialised and nothing is said
+        ledger    folder in which it is kept which rows entered which step (`stream_ledger.py`)
         """
         self.ranks = Ranks(rank, world, gather)
         self.source = RowSource(data, ids, collate)
@@ -88,6 +92,7 @@ class EpochStream(Stateful):
                 where="batch",
             )
         self.batch, self.count, self.seed = batch, epochs, seed
+        self.ledger = opened(ledger, self.ranks.rank)
         self.epochs = plan.open(n, epochs, seed)
         self.plan = digest([plan, self.source.digest(), seed, batch, epochs])
         self.epoch, self.step, self.done, self.rows_done = 0, 0, 0, 0
@@ -119,6 +124,7 @@ class EpochStream(Stateful):
         if cut < 1 or share % cut:
             raise DataError(f"{share} rows cannot be cut into {cut} micro-batches", where="batch")
         if not self.more():
+            self.flush()
             raise StopIteration
         rows, weights = self._planned()
         first = self.step * self.batch + self.ranks.rank * share
@@ -132,7 +138,25 @@ class EpochStream(Stateful):
             self.done + 1,
             self.rows_done + self.batch,
         )
+        self._keep(rows[first : first + self.batch])
         return visits
+
+    def _keep(self, rows: Rows) -> None:
+        """Put the rows of the step that was taken into the ledger; those of this process first."""
+        if self.ledger is not None and self.ledger.writes:
+            own = [(row, name) for name, places in self._named.items() for row in places]
+            names = dict(own)
+            absent = np.array([row for row in rows.tolist() if row not in names], dtype=np.int64)
+            if len(absent):
+                with drawing(torch.device("cpu"), self.seed, "ledger", self.done):
+                    found = [name for name, _ in self.source.read(absent)]
+                names.update(zip(absent.tolist(), found, strict=True))
+            self.ledger.add(self.done, [names[row] for row in rows.tolist()])
+
+    def flush(self) -> None:
+        """Write the ledger, where there is one."""
+        if self.ledger is not None:
+            self.ledger.flush()
 
     @property
     def steps_of_epoch(self) -> int:
@@ -205,7 +229,8 @@ class EpochStream(Stateful):
         return joined[0].astype(np.int64), joined[1]
 
     def state_dict(self) -> State:
-        """Where the stream stands; equal in every process."""
+        """Where the stream stands; equal in every process. Ask for it before weights are saved."""
+        self.flush()
         return {
             "plan": self.plan, "epoch": self.epoch, "step": self.step, "done": self.done,
             "rows": self.rows_done, "epochs": self.epochs.state_dict(),
@@ -222,6 +247,8 @@ class EpochStream(Stateful):
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
         self.done, self.rows_done = int(state["done"]), int(state["rows"])
         self._visits, self._named = None, {}
+        if self.ledger is not None:
+            self.ledger.go_on(self.done)
 
     def report(self) -> dict[str, Any]:
         """What was done so far, and what was planned."""

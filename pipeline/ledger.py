@@ -1,8 +1,11 @@
 """The ledger: which document entered which round, shard and optimizer step. Append-only.
 
     id         the document                 shard   of the data set that was trained on
-    round      of the recipe                step    of the training, from 1; null where unknown
-    tokens     of it that were trained in this step; null where unknown
+    round      of the recipe                step    of the training, from 1
+    tokens     of it that were trained in this step
+
+Round, shard and tokens are null in a training that chose its rows as it went (`stream_ledger.py`);
+step and tokens are null where a command of the user's did not say.
 
 While a training goes on, `Log` appends files to a folder, each whole or not at all:
 
@@ -57,7 +60,7 @@ THREADS, BLOCK = 4, 1 << 15
 _NAME = re.compile(r"(\d{3,})-(\d{5,})\.parquet")
 Bools = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
-Row = tuple[bytes, int, int, int | None, int | None]
+Row = tuple[bytes, int | None, int | None, int | None, int | None]
 
 
 class Log:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ from foresift.pipeline.pairs import Side, source_of
 from foresift.pipeline.parts import digest
 from foresift.pipeline.ranks import Gather, Ranks
 from foresift.pipeline.shared_forward import mean_loss, refuse
+from foresift.pipeline.stream_ledger import opened
 from foresift.pipeline.stream_rows import Collate, id_words
 from foresift.pipeline.torch_draws import drawing
 
@@ -87,6 +89,7 @@ class Stream(Stateful):
         autocast: torch.dtype | None = None,
         at_once: int = 8,
         check_every: int = 50,
+        ledger: str | Path | None = None,
     ) -> None:
         """Begin at step 0.
 
@@ -103,6 +106,7 @@ class Stream(Stateful):
         autocast  torch.bfloat16 or float16: candidates are scored in mixed precision
         at_once   candidates in one forward; changes memory and speed
         check_every   steps between two comparisons of what the processes chose
+        ledger    folder in which it is kept which rows entered which step (`stream_ledger.py`)
         """
         self.ranks = Ranks(rank, world, gather)
         self.source = source_of(data, ids, collate, side, tokens)
@@ -112,6 +116,7 @@ class Stream(Stateful):
         self.keep, self.of, self.steps = keep, of, steps
         self.at_once, self.check_every = at_once, check_every
         self.step, self.account = 0, _Account()
+        self.ledger = opened(ledger, self.ranks.rank)
         self._trained = model
         with self._drawing("open"):
             unwrapped = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
@@ -133,6 +138,7 @@ class Stream(Stateful):
 
     def __next__(self) -> Any:
         if self.steps is not None and self.step >= self.steps:
+            self.flush()
             raise StopIteration
         return self.take()[0]
 
@@ -155,7 +161,7 @@ class Stream(Stateful):
                 " the loss would be NaN; let it keep more (a threshold that is wider, or a share)",
                 where="tokens",
             )
-        self.step += 1
+        self._taken(chosen, rows, named)
         return batches
 
     def loss(self) -> torch.Tensor:
@@ -164,9 +170,19 @@ class Stream(Stateful):
         In one process, with mode "train"; call `backward` on it. See `shared_forward.py`.
         """
         refuse(self)
-        chosen, _, looks = self._next(self.order.rows(self.step), graph=True)
-        self.step += 1
+        rows = self.order.rows(self.step)
+        chosen, named, looks = self._next(rows, graph=True)
+        self._taken(chosen, rows, named)
         return mean_loss(self.live, looks, chosen)
+
+    def _taken(self, chosen: Rows, rows: Rows, named: Named) -> None:
+        """Go on to the next step, and keep what this one trains on."""
+        self.step += 1
+        if self.ledger is not None and self.ledger.writes:
+            absent = [place for place in chosen.tolist() if place not in named]
+            with self._drawing("ledger"):
+                named.update(zip(absent, self.source.read(rows[absent]), strict=True))
+            self.ledger.add(self.step, [named[place][0] for place in chosen.tolist()])
 
     def _next(self, rows: Rows, graph: bool = False) -> tuple[Rows, Named, list[Seen]]:
         """(places of the chosen, candidates of this process, looks at them with their graphs)."""
@@ -260,7 +276,20 @@ class Stream(Stateful):
             yield
 
     def state_dict(self) -> State:
-        """Where the stream stands; equal in every process as long as the token selector's is."""
+        """Where the stream stands; equal in every process as long as the token selector's is.
+
+        Ask for it before the weights are saved, where there is a ledger: this writes it.
+        """
+        self.flush()
+        return self.standing()
+
+    def flush(self) -> None:
+        """Write the ledger, where there is one."""
+        if self.ledger is not None:
+            self.ledger.flush()
+
+    def standing(self) -> State:
+        """`state_dict`, of which nothing is to be saved yet."""
         return {
             "plan": self.plan,
             "step": self.step,
@@ -283,6 +312,8 @@ class Stream(Stateful):
             self.masker.load_state_dict(state["masker"])
         self.step = int(state["step"])
         self.account = _Account(*state["account"])
+        if self.ledger is not None:
+            self.ledger.go_on(self.step)
 
     def report(self) -> dict[str, Any]:
         """What the choosing did and cost, so far; seconds are of this process.

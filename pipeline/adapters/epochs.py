@@ -87,18 +87,24 @@ class Forecast(NamedTuple):
 
 
 def attach_epochs(
-    trainer: Any, plan: EpochPlan, *, ids: str = "id", seed: int | None = None
+    trainer: Any,
+    plan: EpochPlan,
+    *,
+    ids: str = "id",
+    seed: int | None = None,
+    ledger: str | Path | None = None,
 ) -> AttachedEpochs:
     """Let a plan say which rows each epoch of a Trainer visits; call it before `train`.
 
     ids     the column of ids of `train_dataset`, or "row" where row numbers never change
     seed    of the plan; by default the Trainer's data_seed, else its seed
+    ledger  folder in which it is kept which rows entered which step (`stream_ledger.py`)
     """
     args = trainer.args
     refuse_trainer(trainer)
     if seed is None:
         seed = args.data_seed if args.data_seed is not None else args.seed
-    attached = AttachedEpochs(trainer, plan, ids, seed)
+    attached = AttachedEpochs(trainer, plan, ids, seed, ledger)
     refuse_weights(trainer, plan, len(attached.data))
     for name in _REPLACED:
         setattr(trainer, name, getattr(attached, name))
@@ -109,8 +115,11 @@ def attach_epochs(
 class AttachedEpochs:
     """A Trainer whose epochs are a plan's; `stream` is that of the training begun last."""
 
-    def __init__(self, trainer: Any, plan: EpochPlan, ids: str, seed: int) -> None:
+    def __init__(
+        self, trainer: Any, plan: EpochPlan, ids: str, seed: int, ledger: str | Path | None = None
+    ) -> None:
         self.trainer, self.plan, self.ids, self.seed = trainer, plan, ids, seed
+        self.ledger = ledger
         self.data = columns_of(trainer, ids)
         RowSource(self.data, ids, no_rows).read(np.array([0]))  # ids are there
         self.own: dict[str, Callable[..., Any]] = {n: getattr(trainer, n) for n in _REPLACED}
@@ -142,6 +151,7 @@ class AttachedEpochs:
             ids=self.ids,
             rank=args.process_index,
             world=args.world_size,
+            ledger=self.ledger,
         )
 
     def _begin(self, checkpoint: Path | None) -> None:
@@ -341,6 +351,18 @@ class _Following(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         self.attached.step_done(args, state, control)
+        self._keep(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        self._keep(control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        self.attached.stream.flush()
+
+    def _keep(self, control: Any) -> None:
+        """Write the ledger before the Trainer writes the weights."""
+        if control.should_save:
+            self.attached.stream.flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:

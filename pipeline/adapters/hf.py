@@ -74,6 +74,7 @@ def attach(
     side: Side | None = None,
     at_once: int = 8,
     check_every: int = 50,
+    ledger: str | Path | None = None,
 ) -> Attached:
     """Let a method choose each step's rows of a Trainer; call it before `train`.
 
@@ -105,6 +106,7 @@ def attach(
         seed = args.data_seed if args.data_seed is not None else args.seed
     options = {"keep": batch, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
     options |= {"order": order, "side": side, "at_once": at_once, "check_every": check_every}
+    options["ledger"] = ledger
     options["autocast"] = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     attached = Attached(trainer, method, options)
     for name in REPLACED:
@@ -190,6 +192,11 @@ class Attached:
         if self.stream is not None:
             write_state(self.stream.state_dict(), folder / STATE_FILE)
 
+    def flush(self) -> None:
+        """Write the ledger, where there is one."""
+        if self.stream is not None:
+            self.stream.flush()
+
     def report(self) -> dict[str, Any]:
         """`Stream.report` of the training so far; empty before it."""
         return {} if self.stream is None else self.stream.report()
@@ -202,10 +209,19 @@ class Attached:
 
 
 class _Saving(TrainerCallback):
-    """Adds the stream's file to a checkpoint as soon as that is written."""
+    """Adds the stream's file to a checkpoint as soon as that is written, and the ledger before."""
 
     def __init__(self, attached: Attached) -> None:
         self.attached = attached
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        if control.should_save:
+            self.attached.flush()
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
+        self.attached.flush()
 
     def on_save(self, args: Any, state: Any, control: Any, **fields: Any) -> None:
         if args.should_save:

@@ -64,6 +64,7 @@ def data_module(
     order: Any = None,
     at_once: int = 8,
     check_every: int = 50,
+    ledger: str | Path | None = None,
 ) -> Any:
     """A LightningDataModule of the rows that a method chooses, for `Trainer.fit`.
 
@@ -82,6 +83,7 @@ def data_module(
     source.read(made.rows(0)[:1])  # ids are there
     options = {"keep": keep, "of": of, "ids": ids, "seed": seed, "mode": mode, "tokens": tokens}
     options |= {"at_once": at_once, "check_every": check_every, "collate": collate}
+    options["ledger"] = ledger
     options["order"] = made if isinstance(made, GivenOrder) else order  # a plan is read once
     return _kind()(data, method, model, validation, made.steps_per_epoch, options)
 
@@ -139,6 +141,11 @@ class _Choosing:
             _refuse(self.trainer)
             self.load_state_dict(self.state_dict() if self.trainer.global_step else {})
 
+    def teardown(self, stage: str) -> None:
+        """Write the ledger, where there is one."""
+        if self.stream is not None:
+            self.stream.flush()
+
     def train_dataloader(self) -> Batches:
         return Batches(self, self.steps_per_epoch * self.trainer.accumulate_grad_batches)
 
@@ -169,7 +176,7 @@ class _Choosing:
                 " batch was asked for before the one before it was trained on, or left out",
                 where="fit",
             )
-        self._before = (stream.step, copy.deepcopy(stream.state_dict()))
+        self._before = (stream.step, copy.deepcopy(stream.standing()))
         return stream.take(cut)
 
     def _open(self) -> Stream:
@@ -195,9 +202,10 @@ class _Choosing:
         """Where the stream stands; within a step, where it stood before the choice."""
         if self.stream is None:
             return self._resumed
+        self.stream.flush()
         step, before = self._before
         within = step == self.trainer.global_step
-        return {"stream": _packed(before if within else self.stream.state_dict())}
+        return {"stream": _packed(before if within else self.stream.standing())}
 
     def load_state_dict(self, state: State) -> None:
         self.stream, self._window = None, None
