@@ -182,6 +182,25 @@ def test_a_dpo_trainer_trains_on_chosen_pairs(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-2" / "foresift_stream.safetensors").is_file()
 
 
+def test_a_document_goes_and_its_training_goes_back_no_further_than_it_must(tmp_path: Path) -> None:
+    said = call("forget.py", str(tmp_path)).splitlines()
+    saw = re.fullmatch(r"([0-9a-f]{32}) in step (\d+); seen by checkpoints \[(\d+)\]", said[0])
+    assert saw is not None
+    gone, seen, last = saw[1], int(saw[2]), int(saw[3])
+    assert said[1].startswith("r-1: 1 documents")
+    assert f"tainted: from step {seen} on" in said
+    replayed = re.search(r"replayed (\d+) of (\d+) steps: (\S+)", said[-2])
+    assert replayed is not None
+    assert (int(replayed[1]), int(replayed[2])) == (last - (seen - 1) // 4 * 4, last)
+    assert said[-1].endswith("verdict: no reference: measured, not proved")
+    rows = pq.read_table(Path(replayed[3]) / "plan.parquet").to_pylist()
+    assert [r["reason"] for r in rows if r["id"].hex() == gone] == ["forgotten"]
+    (ledger,) = tmp_path.glob("steps/causal_lm-*/ledger.parquet")
+    trained = {i.hex() for i in pq.read_table(ledger)["id"].to_pylist()}
+    assert gone not in trained
+    assert len(trained) > 50
+
+
 def test_planted_noise_is_found() -> None:
     lines = call("find_noise.py").splitlines()
     assert [line.split(":")[0] for line in lines] == ["Pii", "    card", "Arithmetic", "    static"]
