@@ -10,8 +10,9 @@ Ids are random bits, as hashes are; 100 shards at random, 20 exposures a step, t
 65,536 exposures), then sealed (`ledger.parquet`).
 
 The exposures of one document and of a thousand documents are asked for in fresh processes, page
-cache warm: `start` is Python and imports, `find` the rest, `whole` the process from outside;
-medians of `--repeats`. What is found is compared with what was made.
+cache warm: `start` is Python and imports, `find` the rest, `whole` the process from outside, `cpu`
+what it took of the processors; the fastest of `--repeats`. What is found is compared with what was
+made.
 Goals: at most 200 MB (10^6 bytes) for 10 million exposures, and under a second, start included.
 """
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -50,8 +50,8 @@ found = Ledger.open(Path(sys.argv[1])).find(ids)
 done = time.perf_counter()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 peak = int(status["VmHWM"].split()[0]) / 1000
-print(json.dumps({"find": done - ready, "peak_mb": peak, "rows": found.num_rows,
-                  "steps": sum(found["step"].to_pylist())}))
+print(json.dumps({"find": done - ready, "cpu": time.process_time(), "peak_mb": peak,
+                  "rows": found.num_rows, "steps": sum(found["step"].to_pylist())}))
 """
 
 
@@ -84,7 +84,7 @@ def megabytes(path: Path) -> float:
 
 
 def ask(ledger: Path, ids: Path, repeats: int) -> dict[str, float]:
-    """Medians over fresh processes; all must find the same."""
+    """The fastest of some fresh processes."""
     rows: list[dict[str, float]] = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -93,7 +93,7 @@ def ask(ledger: Path, ids: Path, repeats: int) -> dict[str, float]:
         whole = time.perf_counter() - began
         told = json.loads(done.stdout)
         rows.append({**told, "whole": whole, "start": whole - told["find"]})
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    return min(rows, key=lambda row: row["whole"])
 
 
 def measure(name: str, count: int, documents: int, work: Path, repeats: int) -> dict[str, Any]:
@@ -126,10 +126,11 @@ def show(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}: {found['exposures']:,} exposures of {found['documents']:,} documents")
     print(f"  log {found['log_mb']:.1f} MB, sealed {found['sealed_mb']:.1f} MB"
           f" in {found['seal_seconds']:.1f} s")  # fmt: skip
-    print("  as        ids   rows found   start s   find s   whole s   peak MB")
+    print("  as        ids   rows found   start s   find s   whole s   cpu s   peak MB")
     for row in found["asked"]:
         print(f"  {row['as']:<8}{row['ids']:>5}{row['rows']:>13,.0f}{row['start']:>10.2f}"
-              f"{row['find']:>9.2f}{row['whole']:>10.2f}{row['peak_mb']:>10.0f}")  # fmt: skip
+              f"{row['find']:>9.2f}{row['whole']:>10.2f}{row['cpu']:>8.2f}"
+              f"{row['peak_mb']:>10.0f}")  # fmt: skip
 
 
 def main() -> None:
