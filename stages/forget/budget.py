@@ -4,7 +4,8 @@
               exposure is later. Before the first checkpoint: the one that the training started from
     replay    (S - s) steps of the training of the first exposure, and every step of those after it
               on the same line (each may have gone on from the one before)
-              tokens of these steps without those of the forgotten documents; 6 N FLOPs a token
+              tokens of these steps without those of the forgotten documents (with them where a
+              training repeats its plan: others come in their place); 6 N FLOPs a token
     retrain   6 N FLOPs for every token of the line without those of the forgotten documents
     unlearn   m N FLOPs for each token of the forget set and epoch; m = 6 for a gradient, 2 for a
               forward, of forget and (where the method has it) as many tokens of retain
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 
 from foresift.pipeline.checkpoints import checkpoints
 from foresift.pipeline.plan import MAIN
+from foresift.pipeline.store import StepDir
 from foresift.stages.forget.history import Done, History
 
 #: FLOPs for each parameter, token of the forget set and epoch
@@ -164,11 +166,16 @@ def _tokens(line: Sequence[Met], step: int) -> int | None:
 
 
 def _after(one: Met, step: int) -> int | None:
-    """Tokens of a training in steps after this one, without those of the documents."""
+    """Tokens of a training in steps after this one, without those of the documents.
+
+    A training that repeats its plan up to a budget takes as many tokens without them.
+    """
     total = one.training.facts.get("tokens")
     if total is None:
         return None
-    return max(0, int(total) - _until(one.training, step) - one.tokens_after(step))
+    repeats = StepDir(one.training.path).facts().get("fields", {}).get("repeat")
+    gone = 0 if repeats else one.tokens_after(step)
+    return max(0, int(total) - _until(one.training, step) - gone)
 
 
 def _until(training: Done, step: int) -> int:

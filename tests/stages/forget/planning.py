@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from foresift.pipeline.ledger import rows_table
-from foresift.pipeline.store import write_shard
+from foresift.pipeline.store import write_json, write_shard
 from foresift.stages.forget.folder import DeletionPlan
 from foresift.stages.forget.history import Done, History
 from foresift.stages.forget.plan import plan_deletion
@@ -109,6 +109,7 @@ def trained(
     sums = np.cumsum([tokens * len(here) for here in steps])
     curve = {"step": pa.array(range(1, len(steps) + 1), pa.int32()), "tokens": pa.array(sums)}
     write_shard(path / "curve.parquet", pa.table(curve))
+    write_json(path / "stage.json", {"fields": {}})
     told = {"steps": len(steps), "tokens": int(sums[-1]), "parameters": 1000} if facts else {}
     step = Done(
         path=path, verb="train", name="causal_lm", label="train causal_lm", fingerprint="0",

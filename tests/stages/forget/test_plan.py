@@ -326,3 +326,15 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert not list((tmp_path / "out" / "deletions").glob("*/plan.json"))
     file.write_text('{"keys": [{"level": "key", "value": "clinic-0"}]}\n')
     assert command("--request", str(file), "--run", str(tmp_path)).exit_code == 2
+
+
+def test_a_training_that_repeats_its_plan_takes_as_many_tokens_again(
+    history: History, documents: list[bytes]
+) -> None:
+    a, other = documents[0], b"x" * 16
+    seen = trained(history, [[a, other], [other]], name="again")
+    stage = seen.trainings[-1].path / "stage.json"
+    plain = budget(seen, met(seen, pa.array([a], pa.binary(16))), 10, 0)["main"]
+    stage.write_text(json.dumps({"fields": {"repeat": True}}))
+    repeated = budget(seen, met(seen, pa.array([a], pa.binary(16))), 10, 0)["main"]
+    assert repeated["retrain_tokens"] == plain["retrain_tokens"] + 10
