@@ -2,7 +2,10 @@
 
     left_p   p_delete without what stands in spans            what remains once they are replaced
     cost     plan + unlearn x (1 + k e) + penalty x residual  of a deletion, e = entanglement
-    tail     benefit > left_p x cost                          its place in the tail is worth more
+    tail     worth > left_p x cost                            its place in the tail is worth more
+
+`worth` is the benefit of a document without copies, for copies do not make it rare: what leaked,
+was scraped or repeats an evaluation item stands there often, and would be kept the more surely.
 
 Of the following, the last that applies:
 
@@ -55,16 +58,16 @@ class Decided:
 
 
 def decide(
-    p: dict[str, Floats], spans: Floats, first: Bools, benefit: Floats, residual: Floats,
+    p: dict[str, Floats], spans: Floats, first: Bools, worth: Floats, residual: Floats,
     entanglement: Floats, limits: Limits,
 ) -> Decided:  # fmt: skip
-    """Decide on every row; `p` by feature, `residual` of a single copy."""
+    """Decide on every row; `p` by feature, `worth` and `residual` of a single copy."""
     rows = len(spans)
     other = {name: each for name, each in p.items() if name not in SPANS}
     left_p, weighs = together(rows, list(other.values())), _most(other, rows)
     whole = together(rows, list(p.values()))
     cost = limits.plan + limits.unlearn * (1 + limits.entangled * entanglement)
-    tail = benefit > left_p * (cost + limits.penalty * residual)
+    tail = worth > left_p * (cost + limits.penalty * residual)
     risky = left_p >= limits.quarantine_at
     decision, reason = np.full(rows, "keep", dtype=object), np.full(rows, "low", dtype=object)
     found = {name: p.get(name, np.zeros(rows)) for name in SPANS}

@@ -9,8 +9,8 @@
     decision    drop, redact, cap, quarantine or keep; reason: what weighed most
                                                                          (`_risk_decision.py`)
     left        risk that is left after the decision
-    tail        benefit > p x (plan + unlearn (1 + entangled e) + penalty x residual): a document
-                that is worth more than its deletion is expected to cost is kept
+    tail        v n tau_1 > p x (plan + unlearn (1 + entangled e) + penalty x residual): what is
+                rare and worth more than its deletion is expected to cost is kept
 
 Text-tier features are enough (F1 to F6: no model); score them in steps before, and list in
 `features` those that are there. Of surprise, memorisation, worst_case and sharpness only a drill
@@ -184,8 +184,10 @@ class ForgetRisk(FittedScorer):
         named = {f: scores(table, n[0]) for f, n in self.named.items() if f in model.features}
         return model.predict(named | {"copies": others})
 
-    def _benefit(self, table: pa.Table, tail: Mapping[str, Any], out: Path) -> Floats:
-        worth = np.interp(self._others(table) + 1, tail["counts"], tail["worth"])
+    def _benefit(
+        self, table: pa.Table, others: Floats, tail: Mapping[str, Any], out: Path
+    ) -> Floats:
+        worth = np.interp(others + 1, tail["counts"], tail["worth"])
         weight = np.ones(table.num_rows)
         if self.value:
             known, given = np.load(out / "value.npy", allow_pickle=False), scores(table, self.value)
@@ -200,16 +202,17 @@ class ForgetRisk(FittedScorer):
         p = asked(table, self.named, {**PRIORS, **self.priors}, tail["documents"])
         others = self._others(table)
         residual = self._residual(table, others, out)
-        benefit = self._benefit(table, tail, out)
-        single = self._residual(table, np.zeros(rows), out)
+        benefit = self._benefit(table, others, tail, out)
+        none = np.zeros(rows)
+        single, worth = self._residual(table, none, out), self._benefit(table, none, tail, out)
         tangled = self.named.get("entanglement")
-        entanglement = amounts(table, tangled[0]) if tangled else np.zeros(rows)
+        entanglement = amounts(table, tangled[0]) if tangled else none
         limits = Limits(
             self.max_spans, self.quarantine_at, self.drop_at, self.cost_plan, self.cost_unlearn,
             self.entangled, self.penalty,
         )  # fmt: skip
         found = spans(table, self.named)
-        decided = decide(p, found, self._first(table), benefit, single, entanglement, limits)
+        decided = decide(p, found, self._first(table), worth, single, entanglement, limits)
         p_delete = together(rows, list(p.values()))
         numbers = {"p_delete": p_delete, "residual": residual, "risk": p_delete * residual}
         return {**numbers, "benefit": benefit}, decided

@@ -121,6 +121,18 @@ def test_the_tail_keeps_what_is_worth_more_than_its_deletion(tmp_path: Path) -> 
     assert (below["reason"][0], above["decision"][0]) == ("tail", "drop")
 
 
+@pytest.mark.parametrize("why", ["contamination", "licence"])
+def test_copies_do_not_make_a_document_worth_keeping(why: str, tmp_path: Path) -> None:
+    found = {"contamination": {"contamination.contaminated": True}}
+    bad = found.get(why, {"licence.p_delete": 0.1})
+    rows: list[dict[str, Any]] = [{} for _ in range(50)]
+    rows += [{**bad, "copies.near": 39, "copies.first": k == 0} for k in range(40)]
+    told = judged(rows, tmp_path / "o")
+    assert told["benefit"][50] > 15  # told as lost, and no reason to keep it
+    assert set(told["decision"][50:]) == {"drop"}
+    assert set(told["reason"][50:]) == {why}
+
+
 def test_benefit_is_that_of_the_tail_and_of_the_value(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"copies.near": 2, "copies.first": k == 0, "v": float(k)} for k in range(3)
