@@ -15,7 +15,7 @@ Of the following, the last that applies:
     keep        left_p >= quarantine_at, tail, no spans               reason tail
     cap         it is not the first of its cluster of copies          reason copies
     drop        left_p >= drop_at, not tail                           what weighs most in left_p
-    drop        more than max_spans spans                             reason spans
+    drop        more than max_spans spans, `dense` or more a token    reason spans
 
 `left` is the risk after that: 0 for what is dropped or capped, else p (left_p where spans are
 replaced) x the residual of a single copy, for the others of its cluster are capped.
@@ -40,6 +40,7 @@ class Limits:
     """The thresholds of a decision and the costs of a deletion."""
 
     max_spans: int
+    dense: float
     quarantine_at: float
     drop_at: float
     plan: float
@@ -58,8 +59,8 @@ class Decided:
 
 
 def decide(
-    p: dict[str, Floats], spans: Floats, first: Bools, worth: Floats, residual: Floats,
-    entanglement: Floats, limits: Limits,
+    p: dict[str, Floats], spans: Floats, tokens: Floats, first: Bools, worth: Floats,
+    residual: Floats, entanglement: Floats, limits: Limits,
 ) -> Decided:  # fmt: skip
     """Decide on every row; `p` by feature, `worth` and `residual` of a single copy."""
     rows = len(spans)
@@ -71,13 +72,14 @@ def decide(
     risky = left_p >= limits.quarantine_at
     decision, reason = np.full(rows, "keep", dtype=object), np.full(rows, "low", dtype=object)
     found = {name: p.get(name, np.zeros(rows)) for name in SPANS}
+    full = (spans > limits.max_spans) & (spans >= limits.dense * tokens)
     for which, what, why in (
         (spans > 0, "redact", _most(found, rows)),
         (risky & ~tail, "quarantine", weighs),
         (risky & tail & (spans == 0), "keep", np.full(rows, "tail", dtype=object)),
         (~first, "cap", np.full(rows, "copies", dtype=object)),
         ((left_p >= limits.drop_at) & ~tail, "drop", weighs),
-        (spans > limits.max_spans, "drop", np.full(rows, "spans", dtype=object)),
+        (full, "drop", np.full(rows, "spans", dtype=object)),
     ):
         decision[which], reason[which] = what, why[which]
     gone = (decision == "drop") | (decision == "cap")

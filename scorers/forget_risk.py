@@ -79,7 +79,9 @@ class ForgetRisk(FittedScorer):
     value: str = ""
     """Column of scores, larger = worth more, that weighs the benefit; empty: all are worth 1."""
     max_spans: int = 5
-    """Spans of personal data and secrets above which a document is dropped, not redacted."""
+    """Spans of personal data and secrets above which a document may be dropped, not redacted."""
+    dense: float = 0.05
+    """Spans a token from which it then is: a list of addresses, no long text with some in it."""
     quarantine_at: float = 0.015
     """Prior of removal, spans apart, from which a document comes late and once."""
     drop_at: float = 0.05
@@ -117,6 +119,8 @@ class ForgetRisk(FittedScorer):
             raise ValueError("columns_of names at least one column of a feature")
         if not 0 <= self.quarantine_at <= self.drop_at <= 1 or self.max_spans < 0:
             raise ValueError("0 <= quarantine_at <= drop_at <= 1, and max_spans is not negative")
+        if not self.dense >= 0:
+            raise ValueError("dense is not negative")
         costs = (self.cost_plan, self.cost_unlearn, self.entangled, self.penalty)
         if not all(math.isfinite(c) and c >= 0 for c in costs):
             raise ValueError("costs are not negative")
@@ -208,11 +212,12 @@ class ForgetRisk(FittedScorer):
         tangled = self.named.get("entanglement")
         entanglement = amounts(table, tangled[0]) if tangled else none
         limits = Limits(
-            self.max_spans, self.quarantine_at, self.drop_at, self.cost_plan, self.cost_unlearn,
-            self.entangled, self.penalty,
+            self.max_spans, self.dense, self.quarantine_at, self.drop_at, self.cost_plan,
+            self.cost_unlearn, self.entangled, self.penalty,
         )  # fmt: skip
-        found = spans(table, self.named)
-        decided = decide(p, found, self._first(table), worth, single, entanglement, limits)
+        found, tokens = spans(table, self.named), amounts(table, "n_tokens")
+        first = self._first(table)
+        decided = decide(p, found, tokens, first, worth, single, entanglement, limits)
         p_delete = together(rows, list(p.values()))
         numbers = {"p_delete": p_delete, "residual": residual, "risk": p_delete * residual}
         return {**numbers, "benefit": benefit}, decided

@@ -121,6 +121,17 @@ def test_the_tail_keeps_what_is_worth_more_than_its_deletion(tmp_path: Path) -> 
     assert (below["reason"][0], above["decision"][0]) == ("tail", "drop")
 
 
+def test_a_long_text_with_some_addresses_is_redacted_and_a_list_of_them_is_dropped(
+    tmp_path: Path,
+) -> None:
+    sizes = [(6, 121), (6, 120), (5, 10), (40, 5000), (40, 800)]
+    rows = [{"pii.spans": spans, "n_tokens": tokens} for spans, tokens in sizes]
+    told = judged([*rows, {"pii.spans": 6, "n_tokens": None}], tmp_path / "o")
+    assert told["decision"].tolist() == ["redact", "drop", "redact", "redact", "drop", "drop"]
+    told = judged([*rows], tmp_path / "any", dense=0)
+    assert told["decision"].tolist() == ["drop", "drop", "redact", "drop", "drop"]
+
+
 @pytest.mark.parametrize("why", ["contamination", "licence"])
 def test_copies_do_not_make_a_document_worth_keeping(why: str, tmp_path: Path) -> None:
     found = {"contamination": {"contamination.contaminated": True}}
@@ -249,6 +260,7 @@ def test_bad_fields_and_columns(tmp_path: Path) -> None:
     for fields in (
         {"features": ["nothing"]}, {"columns_of": {"copies": []}}, {"priors": {"personal": 1.0}},
         {"priors": {"nobody": 0.1}}, {"drop_at": 0.001}, {"penalty": -1.0}, {"max_spans": -1},
+        {"dense": -0.1}, {"dense": math.nan},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"\w"):
             ForgetRisk(**fields)  # type: ignore[arg-type]
