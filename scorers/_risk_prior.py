@@ -8,12 +8,13 @@
                                                               spans verified and a others
     secrets         secrets.count, secrets.verified           ... with 5e-2 and 2e-1
     names           entity_rarity.contact_rarity              1e-2 x rarity / ln(documents)
-    temporal        temporal_leak.leak                        1e-2 where it is true
+    temporal        temporal_leak.leak                        1e-1 where it is true
     contamination   contamination.contaminated                1e-1 where it is true
     junk            junk.junk                                 1e-2 x junk
 
-Whoever is named in a span may ask, hence a factor for each. The numbers are ours, to order by; they
-were not measured. Classes of licences and sources: `scorers/licence.py`. A missing value (null,
+Whoever is named in a span may ask, hence a factor for each. What lies behind a cut-off, or gives an
+evaluation item away, no later step repairs: alone it is enough for a drop. The numbers are ours, to
+order by; they were not measured. Classes of licences and sources: `scorers/licence.py`. A missing value (null,
 NaN) counts as nothing found.
 """
 
@@ -53,7 +54,7 @@ ASKED = ("licence", "personal", "secrets", "names", "temporal", "contamination",
 SPANS = ("personal", "secrets")
 PRIORS = {
     "unknown": 1e-3, "personal": 1e-2, "personal_verified": 5e-2, "secrets": 5e-2,
-    "secrets_verified": 2e-1, "names": 1e-2, "temporal": 1e-2, "contamination": 1e-1, "junk": 1e-2,
+    "secrets_verified": 2e-1, "names": 1e-2, "temporal": 1e-1, "contamination": 1e-1, "junk": 1e-2,
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_priors_by_hand(tmp_path: Path) -> None:
     found = judged(rows, tmp_path / "o")
     plain = 1 - 1e-5
     expected = [
-        plain, 1 - 1e-3, plain * 0.99**2 * 0.95, plain * 0.8, plain * 0.99, plain * 0.99 * 0.9,
+        plain, 1 - 1e-3, plain * 0.99**2 * 0.95, plain * 0.8, plain * 0.99, plain * 0.9**2,
         0.9 * 0.995, plain,
     ]  # fmt: skip
     np.testing.assert_allclose(found["p_delete"], 1 - np.array(expected), rtol=1e-9)
@@ -79,22 +79,24 @@ def test_decisions_by_hand(tmp_path: Path) -> None:
         {"pii.spans": 2},
         {"secrets.count": 1, "pii.spans": 1},
         {"pii.spans": 4, "secrets.count": 2},
-        {"licence.p_delete": 0.02, "temporal_leak.leak": True},
+        {"licence.p_delete": 0.02},
         {"licence.p_delete": 0.1, "junk.junk": 1.0},
         {"copies.near": 3, "copies.first": False},
         {"copies.near": 3},
         {"copies.near": 3, "copies.first": False, "pii.spans": 9},
         {"contamination.contaminated": True, "pii.spans": 1},
+        {"temporal_leak.leak": True},
     ]
     found = judged(rows, tmp_path / "o")
     both = [f"{d} {r}" for d, r in zip(found["decision"], found["reason"], strict=True)]
     assert both == [
         "keep low", "redact personal", "redact secrets", "drop spans", "quarantine licence",
         "drop licence", "cap copies", "keep low", "drop spans", "drop contamination",
+        "drop temporal",
     ]  # fmt: skip
     single = residuals.by_copies(np.zeros(1))[0]
-    gone = [3, 5, 6, 8, 9]
-    assert found["left"][gone].tolist() == [0] * 5
+    gone = [3, 5, 6, 8, 9, 10]
+    assert found["left"][gone].tolist() == [0] * 6
     np.testing.assert_allclose(found["left"][[1, 2]], 1e-5 * single, rtol=1e-6)
     np.testing.assert_allclose(found["left"][7], 1e-5 * single, rtol=1e-6)  # its copies are capped
     assert found["risk"][7] > 5 * found["left"][7]
