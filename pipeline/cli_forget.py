@@ -224,6 +224,49 @@ def audit(
         _tell(told, lines, as_json)
 
 
+@app.command()
+def drill(
+    run: RunPath = Path("out"),
+    model: Annotated[str, typer.Option(help="A checkpoint; by default the run's newest.")] = "",
+    per_decile: Annotated[int, typer.Option(help="Clusters of each decile of risk.")] = 20,
+    method: Annotated[
+        str, typer.Option(help="npo, graddiff, simnpo, ... as in unlearning.")
+    ] = "npo",
+    steps: Annotated[int, typer.Option(help="Steps of unlearning.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of all that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="The table; a .json lies beside it.")] = Path(
+        "drill.parquet"
+    ),
+    by: Annotated[str, typer.Option(help="The column of risk.")] = "forget_risk.risk",
+    lr: Annotated[float | None, typer.Option(help="Of unlearning; none: the method's.")] = None,
+    relearn_steps: Annotated[int, typer.Option(help="Steps of relearning.")] = 20,
+    relearn_lr: Annotated[float, typer.Option(help="Learning rate of relearning.")] = 1e-4,
+    tokenizer: Annotated[str, typer.Option(help="Where MODEL brings none; bytes is one.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn a sample of every risk decile from a copy of the model, and record what stays.
+
+    The table that it writes is what `drill:` of forget_risk learns the residual from. The run and
+    its checkpoints stay as they are.
+
+    Example: foresift forget drill --run out --out drill.parquet
+    """
+    from foresift.pipeline.progress import Bars
+
+    quiet()
+    with located():
+        stage = _stage("drill")
+        asked = stage.Asked(
+            run=run, out=out, model=model, tokenizer=tokenizer, by=by, per_decile=per_decile,
+            method=method, steps=steps, lr=lr, relearn_steps=relearn_steps, relearn_lr=relearn_lr,
+            seed=seed, device=device,
+        )  # fmt: skip
+        with warnings_shown(), Bars(err_console) as bars:
+            told = stage.drill(asked, bars)
+        _tell(told, stage.lines(told), as_json)
+
+
 def _store(run: Path | None) -> Path:
     """The --out of a run, or an --out itself."""
     path = run or Path("out")

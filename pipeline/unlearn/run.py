@@ -43,7 +43,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -170,6 +170,7 @@ def unlearn(
     layers: Sequence[int] | None = None,
     in_place: bool = False,
     device: str = "cpu",
+    told: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Unlearn the token sequences `forget` while keeping `retain`.
 
@@ -177,6 +178,7 @@ def unlearn(
     templates: the good answer to each forget sequence, or one for all; read after its prompt.
     layers: the blocks that may move; None = all tensors that require a gradient.
     in_place: change the model itself (it becomes float32 on `device`) instead of a copy.
+    told: hears of every step, as (done, total).
     """
     chosen, entry = build(method, options), METHODS[method]
     steps = entry.steps if steps is None else steps
@@ -192,6 +194,7 @@ def unlearn(
     session = Session(
         mine, _moving(mine, chosen, layers), *sets, reference=reference, batch=batch, seed=seed,
         steps=steps, learning_rate=rate, meter=Meter(sum(p.numel() for p in mine.parameters())),
+        told=told,
     )  # fmt: skip
     with _still(session):
         return _measured(session, chosen)
@@ -315,6 +318,8 @@ def _descend(session: Session, method: m.Method) -> tuple[list[dict[str, float]]
             return log, f"stopped before step {number}: {reason}"
         _move(session, method, step, optimizer)
         log.append(seen)
+        if session.told:
+            session.told(number + 1, session.steps)
     return log, ""
 
 

@@ -9,7 +9,7 @@ replacement. Readings of a step are made when they are asked for, and counted th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +57,8 @@ class Session:
     meter: Meter
     state: dict[str, Any] = field(default_factory=dict)
     """What a method carries from step to step."""
+    told: Callable[[int, int], None] | None = None
+    """Hears of every step: how many are done, of how many."""
 
     @property
     def moving(self) -> list[torch.Tensor]:
