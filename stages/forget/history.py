@@ -109,9 +109,9 @@ class History:
 
 
 def _done(told: dict[str, Any], steps: Path) -> Done:
-    """A step of the manifest; one that was moved with its store is found beside the runs."""
+    """A step of the manifest; that of a store which was moved or copied lies beside its runs."""
     path = Path(told["path"])
-    if not path.exists() and (steps / path.name).exists():
+    if (steps / path.name).exists():
         path = steps / path.name
     return Done(
         path=path, verb=told["verb"], name=told["name"], label=told["label"], line=told["line"],

@@ -62,7 +62,7 @@ class Request:
 def read_requests(path: Path) -> list[Request]:
     """The requests of a file, in its order; DataError names the file and the line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a value may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"no requests can be read here ({error})", where=str(path)) from error
     found: dict[str, tuple[Request, int]] = {}
@@ -84,7 +84,7 @@ def read_requests(path: Path) -> list[Request]:
 def _request(line: str, where: str) -> Request:
     try:
         told = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}", where=where) from error
     if not isinstance(told, dict):
         raise DataError("a request is an object with `keys`", where=where)
@@ -117,6 +117,8 @@ def _key(told: Any, where: str) -> Key:
         raise DataError(f"no level {level!r}{nearest(str(level), LEVELS)}", where=where)
     if not isinstance(value, str) or not value.strip():
         raise DataError("a value is a string that is not empty", where=where)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError("a value has half a character (a lone surrogate)", where=where)
     if level == "document" and not re.fullmatch(r"[0-9a-fA-F]{32}", value):
         raise DataError(f"a document's id has 32 hex digits, not {value!r}", where=where)
     return Key(level, value.lower() if level == "document" else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_a_name_that_is_not_given_follows_from_the_keys_alone(tmp_path: Path) ->
         ({"keys": [{"level": "document", "value": "12"}]}, "32 hex digits"),
         ({"keys": [KEY], "scope": "all"}, "no scope 'all'"),
         ({"keys": [KEY], "id": "../../etc"}, "up to 100 letters"),
+        ('{"keys": [{"level": "text", "value": "\\ud800"}]}', "half a character"),
+        ("[" * 100_000, "not JSON"),
         ({"keys": [KEY], "id": "originals"}, "a name that the store itself uses"),
     ],
 )
@@ -60,6 +63,15 @@ def test_what_is_wrong_is_said_with_file_and_line(tmp_path: Path, row: Any, says
         read_requests(path)
     assert f"{path}:2" in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_a_byte_order_mark_line_ends_and_separators_in_a_value_are_read(tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three"
+    row = {"keys": [{"level": "text", "value": text}]}
+    path = tmp_path / "r.jsonl"
+    rows = (json.dumps(r, ensure_ascii=False) for r in (row, {"keys": [KEY]}))
+    path.write_bytes(("\ufeff" + "\r\n\r\n".join(rows) + "\r\n").encode())
+    assert [r.keys[0].value for r in read_requests(path)] == [text, KEY["value"]]
 
 
 def test_a_file_without_requests_and_one_name_twice_are_refused(tmp_path: Path) -> None:
@@ -86,6 +98,13 @@ def test_a_run_of_an_older_version_says_which_and_what_to_do(tmp_path: Path) -> 
     path.write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=r"foresift 0\.1\.0.*'fingerprint'.*run the recipe again"):
         History.open(history.out)
+
+
+def test_a_copied_store_is_asked_itself_while_the_first_one_is_there(tmp_path: Path) -> None:
+    history = store(tmp_path, [("a", STORY), ("b", "more")])
+    shutil.copytree(history.out, tmp_path / "copy")
+    copied = History.open(tmp_path / "copy")
+    assert {step.path.parent for step in copied.steps} == {tmp_path / "copy" / "steps"}
 
 
 def test_a_run_whose_steps_are_gone_says_so(tmp_path: Path) -> None:
