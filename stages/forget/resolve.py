@@ -48,6 +48,8 @@ from foresift.stages.forget.resolved import COPIES, FOUND, NAMED, Resolved
 ORDER = {name: n for n, name in enumerate((*NAMED, *COPIES))}
 #: sources whose names are compared with a key that matches nothing
 HEADS = 10_000
+#: keys that match nothing for which that is done: comparing names is slow
+HINTS = 3
 #: rows below which starting processes costs more than it saves
 SMALL_ROWS = 1 << 15
 MEASURE = Measure()
@@ -135,8 +137,7 @@ def resolve(
     rows = lines.table()
     met = lines.keys
     unmatched = [number for number in range(len(request.keys)) if number not in met]
-    heads = _heads(places) if unmatched else []
-    missing = [hint(request.keys[n], heads) for n in unmatched]
+    missing = _missing(request, unmatched, places)
     if rows.num_rows == 0:
         raise DataError(f"nothing matches: {'; '.join(missing)}", where=f"request {request.id!r}")
     total = sum(place.shard.rows for place in places)
@@ -149,6 +150,14 @@ def resolve(
     doubtful = without(suspects.table(), rows)
     warnings = [*missing, *_doubts(doubtful), *_before(rows, history)]
     return Resolved(request, rows, doubtful, unmatched, warnings)
+
+
+def _missing(request: Request, unmatched: Sequence[int], places: Sequence[Place]) -> list[str]:
+    """What is said of keys that match nothing: of the first ones what they may have meant."""
+    heads = _heads(places) if unmatched else []
+    told = [hint(request.keys[n], heads) for n in unmatched[:HINTS]]
+    rest = len(unmatched) - len(told)
+    return [*told, f"{rest:,} more keys match nothing"] if rest else told
 
 
 def without(table: pa.Table, rows: pa.Table) -> pa.Table:
@@ -230,7 +239,7 @@ def _named(
             lines.add(
                 place, table, rows, number, reason=[request.keys[number].level] * len(rows),
                 similarity=np.ones(len(rows), dtype=np.float32),
-                of=table["id"].take(pa.array(rows)),
+                of=table["id"].take(pa.array(rows, pa.int64())),
             )  # fmt: skip
     progress(len(places), len(places), "keys")
     return lines

@@ -336,6 +336,10 @@ def test_a_request_that_matches_nothing_names_what_is_near(tmp_path: Path) -> No
         ask(history, ("key", "clinc/p1"))
     with pytest.raises(DataError, match=f"no document {'0' * 32} was read"):
         ask(history, ("document", "0" * 32))
+    with pytest.raises(DataError, match="nothing matches: entity 'Nobody' matches nothing"):
+        ask(history, ("entity", "Nobody"))
+    with pytest.raises(DataError, match=r"'p/0'; nearest.*'p/2'; nearest[^;]*; 997 more keys"):
+        ask(history, *(("key", f"p/{n}") for n in range(1000)))
 
 
 def test_a_key_that_matches_nothing_among_others_is_told(tmp_path: Path) -> None:
