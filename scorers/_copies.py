@@ -13,14 +13,12 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from foresift.pipeline.components import Ints, Keys, bucket_pairs, find_clusters
 from foresift.pipeline.normal_text import Words
 from foresift.pipeline.tables import first_copies
 
-Bools = npt.NDArray[np.bool_]
 #: files that the hashes of passages are parted into; one of them lies in memory at a time
 PARTS = 64
 _SHIFT = np.uint64(58)
@@ -111,8 +109,8 @@ def equal(keys: Keys, weight: Ints) -> Ints:
     return np.asarray(sizes[group] - 1, dtype=np.int64)
 
 
-def clustered(keys: Iterable[Keys], weight: Ints) -> tuple[Ints, Bools]:
-    """(rows of its cluster - 1, whether it is the first of its cluster) of each document.
+def clustered(keys: Iterable[Keys], weight: Ints) -> tuple[Ints, Ints]:
+    """(rows of its cluster - 1, the first document of its cluster) of each document.
 
     Documents that share one of the keys are of one cluster.
     """
@@ -121,4 +119,4 @@ def clustered(keys: Iterable[Keys], weight: Ints) -> tuple[Ints, Bools]:
     kept = np.arange(len(weight))
     kept[found.rows] = found.kept
     sizes = np.bincount(kept, weight, minlength=1).astype(np.int64)
-    return sizes[kept] - 1, kept == np.arange(len(weight))
+    return sizes[kept] - 1, kept

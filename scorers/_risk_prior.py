@@ -14,8 +14,8 @@
 
 Whoever is named in a span may ask, hence a factor for each. What lies behind a cut-off, or gives an
 evaluation item away, no later step repairs: alone it is enough for a drop. The numbers are ours, to
-order by; they were not measured. Classes of licences and sources: `scorers/licence.py`. A missing value (null,
-NaN) counts as nothing found.
+order by; they were not measured. Classes of licences and sources: `scorers/licence.py`. A missing
+value (null, NaN) counts as nothing found.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "temporal": ("temporal_leak.leak",),
     "contamination": ("contamination.contaminated",),
     "junk": ("junk.junk",),
-    "copies": ("copies.near", "copies.first"),
+    "copies": ("copies.near", "copies.first", "copies.cluster"),
     "surprise": ("surprise.peak",),
     "memorisation": ("memorisation.gap",),
     "entanglement": ("entanglement.by_cluster",),

@@ -6,6 +6,7 @@
                `dedup: minhash` without a threshold), exact ones among them; near >= exact
     substr50   other rows that share a run of 50 words or more with it, exact copies among them
     first      whether it has the smallest id of its cluster: the copy that stays under a cap
+    cluster    the id of that copy
     utility    -max(exact, near, substr50)             fewer copies first; 0: there is no other
 
 Memorisation grows with the number of copies (log-linearly: Carlini et al. 2022; Kandpal et al.
@@ -21,7 +22,7 @@ number (notices, licences). Texts without words have no copies but by their ids.
 
 Memory while fitting: about 120 bytes a document, and 8 bytes for each pair of documents that share
 a passage; on disk 32 + 8 * bands bytes a row, and 16 bytes a chosen window (2 / (stride + 1) of the
-words), all gone afterwards. Cost: about 40 MB/s on one core. Scoring looks up 32 bytes a document.
+words), all gone afterwards. Cost: about 40 MB/s on one core. Scoring looks up 48 bytes a document.
 Sources: Lee et al. 2022 (50-token substrings); `pipeline/minhash.py`; `_copies_passages.py`.
 """
 
@@ -34,15 +35,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from foresift.pipeline.by_id import read_by_id, write_by_id
-from foresift.pipeline.components import Keys
+from foresift.pipeline.components import Ints, Keys
 from foresift.pipeline.minhash import band_keys, document_hashes, shingles, signatures
 from foresift.pipeline.normal_text import words
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.store import Facts
-from foresift.pipeline.tables import Column, content_texts, id_words
+from foresift.pipeline.tables import ID, Column, content_texts, id_words
 from foresift.scorers._copies import Documents, Spool, clustered, equal, plain_keys
 from foresift.scorers._copies_passages import chosen, sharing
 
@@ -54,6 +57,8 @@ COUNTS = ("exact", "near", "substr50")
 @dataclass(frozen=True, kw_only=True)
 class Copies(FittedScorer):
     """Copies of a document in the corpus: exact, near, and of passages of fifty words."""
+
+    version: ClassVar[int] = 2
 
     bands: int = 14
     """Bands of the MinHash signature; more find more (FineWeb: 14)."""
@@ -72,6 +77,7 @@ class Copies(FittedScorer):
         "near": Column(pa.int64(), "other rows in the cluster", "lower"),
         "substr50": Column(pa.int64(), "other rows with a passage of it", "lower"),
         "first": Column(pa.bool_(), "the copy of its cluster that stays"),
+        "cluster": Column(ID, "id of the first of its cluster"),
     }
 
     def __post_init__(self) -> None:
@@ -88,11 +94,13 @@ class Copies(FittedScorer):
             plain = np.array(spool.read("plain", 2)[found.rows])
             bands = spool.read("bands", self.bands)
             exact = equal(plain, found.weight)
-            near, first = clustered(self._keys(plain, bands, found), found.weight)
+            near, kept = clustered(self._keys(plain, bands, found), found.weight)
             passages = sharing(spool.passages(), found.of_row, found.weight)
             del bands
         counts = dict(zip(COUNTS, (exact, near, passages), strict=True))
-        write_by_id(out, found.words, {**counts, "first": first})
+        first = kept == np.arange(len(kept))
+        named = {"first": first, "cluster": found.words[kept].view(np.int64)}
+        write_by_id(out, found.words, {**counts, **named})
         clusters = int(first.sum())
         return {
             "rows": rows,
@@ -133,8 +141,16 @@ class Copies(FittedScorer):
         return {
             **counts,
             "first": pa.array(found["first"], mask=unknown),
-            "utility": np.where(unknown, np.nan, -most.astype(np.float64)),
+            "cluster": _ids(found["cluster"], unknown),
+            "utility": np.where(unknown, np.nan, 0.0 - most),
         }
+
+
+def _ids(words: Ints, unknown: npt.NDArray[np.bool_]) -> pa.Array:
+    """[n, 2] words as ids, null where unknown."""
+    raw = np.ascontiguousarray(words, dtype="<i8").tobytes()
+    ids = pa.Array.from_buffers(ID, len(words), [None, pa.py_buffer(raw)])
+    return pc.if_else(pa.array(~unknown), ids, pa.scalar(None, ID))
 
 
 def _groups(table: pa.Table) -> Iterator[tuple[Keys, list[bytes]]]:

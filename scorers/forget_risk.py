@@ -18,8 +18,12 @@ makes use, of entanglement also the rule of the tail. A row without a value has 
 numbers of the priors, the line of the pilot and the costs are ours: they order, and are no
 probabilities that somebody measured. Costs are in test items too.
 
+The first of a cluster may be gone when this step comes (`dedup: minhash` kept another, `where` took
+it out): then the smallest id that is left of the cluster is the first.
+
 Findings: <decision>_<reason> for the whole document (value: risk), but for what is kept as low. A
-scorer sees no difference between rows of one id: put `dedup: exact` behind it, or the copies stay.
+scorer sees no difference between rows of one id: put `dedup: exact` before this step or behind it,
+or all of them stay.
 
 Facts: documents, tokens, risk removed (risk - left) and benefit lost (of what is dropped) by
 decision and reason; the fit of the drill. Errors: a column that holds no numbers; a drill without
@@ -36,10 +40,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from foresift.pipeline.by_id import read_by_id, write_by_id
 from foresift.pipeline.choice import scores
 from foresift.pipeline.findings import FOUND, Findings
+from foresift.pipeline.labels import labels
 from foresift.pipeline.long_tail import tau, zipf
 from foresift.pipeline.nouns import Arrays, FittedScorer
 from foresift.pipeline.parts import digest
@@ -65,6 +72,8 @@ TEXT = ["licence", "personal", "secrets", "names", "junk", "copies"]
 @dataclass(frozen=True, kw_only=True)
 class ForgetRisk(FittedScorer):
     """Risk that a document must be forgotten and cannot be, and what to do about it, with why."""
+
+    version: ClassVar[int] = 2
 
     features: list[str] = field(default_factory=lambda: [*TEXT])
     """What is read: licence, personal, secrets, names, temporal, contamination, junk, copies,
@@ -148,17 +157,19 @@ class ForgetRisk(FittedScorer):
             features, rows = residuals.labelled(self.drill, self.named)
             residuals.keep(out / "drill.parquet", features, rows)
             facts["drill"] = self._fitted(out).facts  # type: ignore[union-attr]
-        write_json(out / "tail.json", self._tail(table))
+        stands = self._stand_ins(table)
+        write_by_id(out, stands, {"first": np.ones(len(stands), dtype=np.bool_)})
+        write_json(out / "tail.json", self._tail(table, out))
         if self.value:
             known = scores(table, self.value)
             np.save(out / "value.npy", np.sort(known[~np.isnan(known)]), allow_pickle=False)
         return {**facts, **self._told(table, out)}
 
-    def _tail(self, table: pa.Table) -> dict[str, Any]:
+    def _tail(self, table: pa.Table, out: Path) -> dict[str, Any]:
         """Documents, clusters, and what one cluster of each size is worth."""
         words, size = id_words(table["id"]), self._others(table) + 1
         _, one = np.unique(words, axis=0, return_index=True)
-        one = one[self._first(table)[one]]
+        one = one[self._first(table, out)[one]]
         sizes, clusters = size[one].astype(np.int64), max(len(one), 1)
         n = int(sizes.sum())
         counts = np.unique(np.append(sizes, 1))
@@ -171,11 +182,27 @@ class ForgetRisk(FittedScorer):
         columns = self.named.get("copies")
         return np.maximum(amounts(table, columns[0]), 0) if columns else np.zeros(table.num_rows)
 
-    def _first(self, table: pa.Table) -> Bools:
+    def _first(self, table: pa.Table, out: Path) -> Bools:
         """[rows] whether it is the copy of its cluster that stays."""
+        told = self._told_first(table)
+        return told if told.all() else told | read_by_id(out, table["id"])["first"]
+
+    def _told_first(self, table: pa.Table) -> Bools:
         columns = self.named.get("copies", [])
         every = np.ones(table.num_rows, dtype=np.bool_)
         return scores(table, columns[1]) != 0 if len(columns) > 1 else every
+
+    def _stand_ins(self, table: pa.Table) -> npt.NDArray[np.uint64]:
+        """Ids, ascending, of the smallest of each cluster whose first is not among the rows."""
+        columns, words = self.named.get("copies", []), id_words(table["id"])
+        if len(columns) < 3:
+            return words[:0]
+        names, cluster = labels(table, columns[2])
+        led = np.zeros(len(names) + 1, dtype=np.bool_)
+        led[cluster[self._told_first(table)]] = True
+        left = np.flatnonzero((cluster >= 0) & ~led[cluster])
+        left = left[np.lexsort((words[left, 1], words[left, 0], cluster[left]))]
+        return np.unique(words[left[np.unique(cluster[left], return_index=True)[1]]], axis=0)
 
     def _fitted(self, out: Path) -> residuals.Fitted | None:
         path = out / "drill.parquet"
@@ -198,7 +225,7 @@ class ForgetRisk(FittedScorer):
             sides = [np.searchsorted(known, given, side) for side in ("left", "right")]
             rank = (sides[0] + sides[1]) / max(len(known), 1)
             weight = np.where(np.isnan(given), 1.0, rank)
-        return np.where(self._first(table), weight * worth, 0.0)
+        return np.where(self._first(table, out), weight * worth, 0.0)
 
     def _judged(self, table: pa.Table, out: Path) -> tuple[dict[str, Floats], Decided]:
         """The numbers of each row, and what is decided about it."""
@@ -216,7 +243,7 @@ class ForgetRisk(FittedScorer):
             self.cost_unlearn, self.entangled, self.penalty,
         )  # fmt: skip
         found, tokens = spans(table, self.named), amounts(table, "n_tokens")
-        first = self._first(table)
+        first = self._first(table, out)
         decided = decide(p, found, tokens, first, worth, single, entanglement, limits)
         p_delete = together(rows, list(p.values()))
         numbers = {"p_delete": p_delete, "residual": residual, "risk": p_delete * residual}
@@ -256,7 +283,10 @@ class ForgetRisk(FittedScorer):
         unread = [f for f in residuals.SIGNS if f in self.features and f != "copies"]
         warnings = []
         if same:
-            warnings.append(f"{same} rows have the id of another: only `dedup: exact` caps them")
+            warnings.append(
+                f"{same} rows repeat the id of another, and a decision holds for all rows of an "
+                "id: put `dedup: exact` before this step or behind it, or they all stay"
+            )
         if unread and not self.drill:
             warnings.append(f"without a drill the residual does not read {', '.join(unread)}")
         return {

@@ -56,6 +56,9 @@ def test_one_document_of_a_cluster_is_the_first_and_copies_of_it_too(tmp_path: P
     found, _ = score(Copies(), rows, tmp_path / "o")
     assert found["first"][0] == found["first"][3] != found["first"][1]
     assert found["first"][2]
+    assert found["cluster"][0] == found["cluster"][1] != found["cluster"][2]
+    own = found["cluster"] == np.array(rows["id"].to_pylist(), dtype=object)
+    assert (own == found["first"]).all()
 
 
 def test_fifty_words_are_a_passage_and_forty_nine_are_not(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ NOTHING: dict[str, Any] = {
     "licence.p_delete": 1e-5, "pii.spans": 0, "pii.verified": 0, "secrets.count": 0,
     "secrets.verified": 0, "entity_rarity.contact_rarity": 0.0, "temporal_leak.leak": False,
     "contamination.contaminated": False, "junk.junk": 0.0, "copies.near": 0, "copies.first": True,
-    "n_tokens": 100,
+    "copies.cluster": None, "n_tokens": 100,
 }  # fmt: skip
 
 
@@ -186,6 +186,20 @@ def test_rows_of_one_id_are_told_of(tmp_path: Path) -> None:
     assert facts["documents"] == 3
     assert facts["clusters"] == 2
     assert found["risk"][1] == found["risk"][2]
+
+
+def test_where_the_first_of_a_cluster_is_gone_another_stands_for_it(tmp_path: Path) -> None:
+    some = [(False, "a"), (False, "b"), (True, "b"), (False, "a"), (False, None), (False, "c")]
+    rows = table([{"copies.near": 4, "copies.first": f, "copies.cluster": c} for f, c in some])
+    rows = pa.concat_tables([rows, rows.slice(5)])
+    found, facts = score(ForgetRisk(features=ALL), rows, tmp_path / "o")
+    expected = ["keep", "cap", "keep", "cap", "cap", "keep", "keep"]
+    assert found["decision"].tolist() == expected
+    assert (found["benefit"] > 0).tolist() == [d == "keep" for d in expected]
+    assert facts["clusters"] == 3
+    order = np.random.default_rng(0).permutation(7)
+    again, _ = score(ForgetRisk(features=ALL), rows.take(pa.array(order)), tmp_path / "p", pieces=3)
+    assert again["decision"].tolist() == [expected[k] for k in order]
 
 
 def test_only_listed_features_are_needed(tmp_path: Path) -> None:
