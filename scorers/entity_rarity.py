@@ -103,7 +103,7 @@ class EntityRarity(FittedScorer):
                 continue
             spans = _contacts(text) if (told := given[row]) is None else told
             df = _frequencies(here, known, documents)
-            near = np.array([self._beside(name, spans) for name in here])
+            near = self._beside(here, spans)
             counted[row] = len({name.key for name in here})
             least[row, 0] = df.min()
             if near.any():
@@ -128,11 +128,13 @@ class EntityRarity(FittedScorer):
             for each in findings(column)
         ]
 
-    def _beside(self, name: Name, spans: Spans) -> bool:
-        return any(
-            start - name.stop <= self.reach and name.start - stop <= self.reach
-            for start, stop in spans
-        )
+    def _beside(self, here: list[Name], spans: Spans) -> npt.NDArray[np.bool_]:
+        """[names] whether a contact begins within reach behind it and ends within reach before."""
+        places = np.array([(name.start, name.stop) for name in here], dtype=np.int64)
+        ranked = np.array([(-1, -1), *sorted(spans)], dtype=np.int64)  # the first one is none
+        begun = np.searchsorted(ranked[1:, 0], places[:, 1] + self.reach, side="right")
+        ends = np.maximum.accumulate(ranked[:, 1])[begun]
+        return (begun > 0) & (places[:, 0] - ends <= self.reach)
 
 
 def _contacts(text: str) -> Spans:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.findings import findings
 from foresift.pipeline.tables import content_ids
-from foresift.scorers._names import names
+from foresift.scorers._names import Name, names
 from foresift.scorers.entity_rarity import EntityRarity
 from foresift.scorers.pii import Pii
 from tests.scorers.fitting import score
@@ -95,6 +97,24 @@ def test_beside_is_within_reach_on_either_side(tmp_path: Path) -> None:
 
     assert beside(9, 10) == [True, True]
     assert beside(10, 10) == [False, False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    here=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=6),
+    given_=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6),
+    reach=st.integers(0, 12),
+)
+def test_beside_is_that_of_every_pair(
+    here: list[tuple[int, int]], given_: list[tuple[int, int]], reach: int
+) -> None:
+    found = [Name(0, start, start + size) for start, size in here]
+    spans = [(start, start + size) for start, size in given_]
+    expected = [
+        any(a - name.stop <= reach and name.start - b <= reach for a, b in spans) for name in found
+    ]
+    if found:
+        assert EntityRarity(reach=reach)._beside(found, spans).tolist() == expected
 
 
 def test_a_common_name_beside_a_contact_is_no_finding(tmp_path: Path) -> None:
