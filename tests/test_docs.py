@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from foresift.pipeline.cli import app
 from foresift.pipeline.nouns import FittedModelScorer, ModelScorer, Selector
@@ -94,9 +96,13 @@ def commands() -> Iterator[str]:
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_commands_exist(line: str) -> None:
-    words = line.split()
-    assert words[1] in {c.name or c.callback.__name__ for c in app.registered_commands}  # type: ignore[union-attr]
+    words, command = line.split(), get_command(app)
+    for word in words[1:3]:
+        if isinstance(command, TyperGroup):
+            command = command.commands[word]
+    options = {name for o in command.params for name in (*o.opts, *o.secondary_opts)}
     for word in words:
+        assert not word.startswith("--") or word in options, word
         assert not word.startswith("configs/") or (ROOT / word).exists(), word
 
 
