@@ -100,6 +100,18 @@ def together(rows: int, each: Sequence[Floats]) -> Floats:
     return 1 - left
 
 
+def silent(table: pa.Table, named: Mapping[str, Sequence[str]]) -> list[str]:
+    """A warning of the features that no row has a value of: nothing is found by them."""
+    first = [each[0] for each in named.values()]
+    none = [n for n in first if table.num_rows and not np.isfinite(scores(table, n)).any()]
+    if not none:
+        return []
+    known = (
+        " (a mean by cluster needs `cluster` in that score)" if "by_cluster" in str(none) else ""
+    )
+    return [f"no row has a value in {', '.join(none)}, which so find nothing{known}"]
+
+
 def spans(table: pa.Table, named: Mapping[str, Sequence[str]]) -> Floats:
     """[rows] spans that an export can replace."""
     return sum((amounts(table, named[f][0]) for f in SPANS if f in named), np.zeros(table.num_rows))

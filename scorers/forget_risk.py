@@ -62,6 +62,7 @@ from foresift.scorers._risk_prior import (
     Floats,
     amounts,
     asked,
+    silent,
     spans,
     together,
 )  # fmt: skip
@@ -281,7 +282,7 @@ class ForgetRisk(FittedScorer):
         facts = {"risk": float(numbers["risk"].sum()), "removed": float(removed.sum())}
         facts |= {"benefit": float(numbers["benefit"].sum()), "benefit_lost": float(lost.sum())}
         unread = [f for f in residuals.SIGNS if f in self.features and f != "copies"]
-        warnings = []
+        warnings = silent(table, self.named)
         if same:
             warnings.append(
                 f"{same} rows repeat the id of another, and a decision holds for all rows of an "

@@ -202,6 +202,18 @@ def test_where_the_first_of_a_cluster_is_gone_another_stands_for_it(tmp_path: Pa
     assert again["decision"].tolist() == [expected[k] for k in order]
 
 
+def test_a_feature_without_a_value_is_told_of(tmp_path: Path) -> None:
+    rows = table([{"entanglement.by_cluster": None, "junk.junk": None}, {"junk.junk": 0.1}])
+    part = ForgetRisk(features=["entanglement", "junk", "licence"])
+    rows = rows.set_column(
+        rows.column_names.index("entanglement.by_cluster"), "entanglement.by_cluster",
+        pa.array([math.nan, None], pa.float32()),
+    )  # fmt: skip
+    _, facts = score(part, rows, tmp_path / "o")
+    assert facts["warnings"][0].startswith("no row has a value in entanglement.by_cluster, which")
+    assert "`cluster`" in facts["warnings"][0]
+
+
 def test_only_listed_features_are_needed(tmp_path: Path) -> None:
     part = ForgetRisk(features=["licence", "copies"], columns_of={"copies": ["n"]}, value="u")
     assert part.needs == ("licence.p_delete", "n", "u", "n_tokens")
