@@ -108,6 +108,22 @@ class Risk:
         return self.removed / self.risk if self.risk > 0 else None
 
     @property
+    def tokens(self) -> int:
+        """In all documents."""
+        return sum(d.tokens for d in self.decisions)
+
+    @property
+    def kept(self) -> int:
+        """Documents that the run kept."""
+        return sum(d.kept for d in self.decisions)
+
+    @property
+    def gone_share(self) -> float:
+        """Of all tokens: in what is dropped or capped."""
+        gone = sum(d.tokens for d in self.decisions if d.decision in ("drop", "cap"))
+        return gone / max(1, self.tokens)
+
+    @property
     def lost_share(self) -> float | None:
         """Of all benefit."""
         return self.benefit_lost / self.benefit if self.benefit > 0 else None

@@ -74,6 +74,9 @@ def test_sums_are_those_of_the_step(run: Run, told: Risk) -> None:
     assert told.benefit == pytest.approx(facts["benefit"])
     assert told.removed_share == pytest.approx(facts["removed"] / facts["risk"])
     assert told.lost_share == pytest.approx(facts["benefit_lost"] / facts["benefit"])
+    gone = sum(g["tokens"] for (what, _), g in ours.items() if what in ("drop", "cap"))
+    assert told.tokens == sum(g["tokens"] for g in ours.values())
+    assert told.gone_share == pytest.approx(gone / told.tokens)
     assert [d.decision for d in told.decisions] == [
         "drop", "redact", "cap", "quarantine", "keep",
     ]  # fmt: skip
