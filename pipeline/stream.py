@@ -108,7 +108,7 @@ class Stream(Stateful):
         check_every   steps between two comparisons of what the processes chose
         ledger    folder in which it is kept which rows entered which step (`stream_ledger.py`)
         """
-        self.ranks = Ranks(rank, world, gather)
+        self.ranks, self._trained = Ranks(rank, world, gather), model
         self.source = source_of(data, ids, collate, side, tokens)
         self.order = candidate_order(order, self.source, of, seed)
         _check_sizes(keep, of, self.ranks.world, at_once, mode)
@@ -117,7 +117,6 @@ class Stream(Stateful):
         self.at_once, self.check_every = at_once, check_every
         self.step, self.account = 0, _Account()
         self.ledger = opened(ledger, self.ranks.rank)
-        self._trained = model
         with self._drawing("open"):
             unwrapped = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
             self.live = LiveModel(model, mode, unwrapped, autocast)

@@ -16,7 +16,8 @@ from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.lm.model import ModelSpec
 from foresift.pipeline.nouns import Inputs, Job
 from foresift.pipeline.rng import Rng
-from foresift.pipeline.store import StepDir
+from foresift.pipeline.store import Facts, StepDir
+from foresift.stages.trainers.causal_lm import CausalLM
 from tests.corpora import Serial, make_corpus
 
 WORDS = ["a", "plan", "is", "one", "file", "that", "any", "trainer", "can", "follow"]
@@ -83,3 +84,12 @@ def inputs(model: Callable[..., ModelSpec], tmp_path: Path) -> Inputs:
     data = make_corpus(tmp_path, [found[:25], found[25:]])
     order = [(1, r) for r in range(14, -1, -1)] + [(0, r) for r in range(24, -1, -1)]
     return Inputs(corpus=data, plan=plan_of(data, order, tmp_path / "plan"), model=model())
+
+
+SMALL = {"length": 16, "batch_tokens": 64, "micro_tokens": 32, "threads": 1, "warmup": 0.0}
+
+
+def train(inputs: Inputs, out: Path, job: Job, **fields: Any) -> tuple[Facts, Path]:
+    part = CausalLM(**{**SMALL, **fields})
+    StepDir(out).open()
+    return part.run(inputs, StepDir(out), job), out
