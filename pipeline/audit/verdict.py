@@ -13,19 +13,21 @@ differences d_i = audited_i - retrained_i of a measure and its margin,
 
 All findings must pass. Each is tested at its full level; their number needs no correction, since a
 pass of the whole is a pass of every one. Both sides count: a model that knows a text less than one
-that never saw it gives it away too. Where no item differs and all values are 0 or 1 the interval is
-Wilson's for no difference in n, so that nothing passes because nothing happened in few items.
+that never saw it gives it away too. Of values that are only 0 and 1 the interval is Wilson's, of
+their differences Tango's: resampling does not see what did not happen, and one item of 30 that
+differs would pass where none of 30 does not.
 Resampling does not depend on the order of items. The margins are conventions: what is too small to
 matter, not what noise would hide.
 
 Cost: DRAWS x n additions a measure.
 Sources: equivalence testing by interval inclusion (Schuirmann 1987; Westlake 1976; here at 95 %,
 which is stricter than the usual 90 %); the bootstrap (Efron 1979); indistinguishable from the
-retrained model as the goal (Bourtoule et al. 2021).
+retrained model as the goal (Bourtoule et al. 2021); Wilson 1927 and Tango 1998 (counts).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -180,10 +182,8 @@ def overall(findings: Iterable[Finding]) -> str:
 def mean(values: npt.ArrayLike) -> Interval:
     """The mean of some items with its bootstrap interval."""
     found = np.sort(np.asarray(values, dtype=np.float64))
-    if _counted(found) and np.ptp(found) == 0:
-        half = Z * Z / (len(found) + Z * Z)
-        value = float(found.mean())
-        return Interval(value, max(0.0, value - half), min(1.0, value + half))
+    if _counted(found):
+        return _wilson(int(found.sum()), len(found))
     return _ends(float(found.mean()), _means(found))
 
 
@@ -191,15 +191,42 @@ def _paired(ours: Floats, theirs: Floats) -> Interval:
     order = np.lexsort((theirs, ours))
     ours, theirs = ours[order], theirs[order]
     gaps = ours - theirs
-    if _counted(ours) and not gaps.any():
-        half = Z * Z / (len(gaps) + Z * Z)
-        return Interval(0.0, -half, half)
+    if _counted(ours) and _counted(theirs):
+        return _tango(int((gaps > 0).sum()), int((gaps < 0).sum()), len(gaps))
     return _ends(float(gaps.mean()), _means(gaps))
 
 
 def _counted(values: Floats) -> bool:
-    """Whether values are only 0 and 1: where none differs, their spread tells no interval."""
+    """Whether values are only 0 and 1: few of either tell too narrow an interval by themselves."""
     return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _wilson(k: int, n: int) -> Interval:
+    p, room = k / n, Z * Z / n
+    middle = (p + room / 2) / (1 + room)
+    half = Z * math.sqrt(p * (1 - p) / n + room / (4 * n)) / (1 + room)
+    return Interval(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))
+
+
+def _tango(up: int, down: int, n: int) -> Interval:
+    """The score interval of (up - down) / n, of n pairs of 0 and 1 that differ so often."""
+    found = (up - down) / n
+
+    def excess(gap: float) -> float:
+        """How far the estimate lies from a gap, beyond Z standard errors under that gap."""
+        b = -up - down + (2 * n - up + down) * gap
+        c = -down * gap * (1 - gap)
+        rare = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+        return abs(found - gap) - Z * math.sqrt(max(0.0, (2 * rare + gap * (1 - gap)) / n))
+
+    ends = []
+    for outer in (-1.0, 1.0):
+        inside, outside = found, outer
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if excess(middle) <= 0 else (inside, middle)
+        ends.append(inside)
+    return Interval(found, ends[0], ends[1])
 
 
 def _means(values: Floats) -> Floats:

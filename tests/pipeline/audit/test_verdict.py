@@ -63,6 +63,35 @@ def test_nothing_in_few_items_proves_nothing() -> None:
     assert tested.mean(np.zeros(30)).high == pytest.approx(0.1135, abs=1e-3)
 
 
+def test_few_counts_that_differ_are_no_closer_than_none() -> None:
+    """Resampling 1 of 30 gives [0, 0.1], narrower than what 0 of 30 can say."""
+    for n, rare in ((30, 1), (40, 1), (60, 2)):
+        ours = np.r_[np.ones(rare), np.zeros(n - rare)]
+        found = tested.compare(ours, np.zeros(n), measure="extractable")
+        assert found.outcome != PASS
+        assert (
+            found.difference.high
+            > tested.compare(np.zeros(n), np.zeros(n), measure="extractable").difference.high
+        )
+    # where nothing goes the other way, Tango's upper end is Wilson's
+    ours = np.r_[1.0, np.zeros(29)]
+    told = tested.compare(ours, np.zeros(30), measure="extractable")
+    assert told.difference.high == pytest.approx(told.audited.high, abs=1e-6)
+    assert told.audited.high == pytest.approx(0.1667, abs=1e-4)
+    turned = tested.compare(np.zeros(30), ours, measure="extractable").difference
+    assert (turned.low, turned.high) == pytest.approx((-told.difference.high, -told.difference.low))
+
+
+def test_counts_do_not_pass_where_the_difference_is_as_large_as_the_margin() -> None:
+    draw = np.random.default_rng(5)
+    for n in (30, 60, 150):
+        passed = [
+            tested.compare(draw.random(n) < 0.1, np.zeros(n), measure="extractable").outcome == PASS
+            for _ in range(300)
+        ]
+        assert np.mean(passed) < 0.05
+
+
 def test_items_that_one_model_cannot_give_are_left_out() -> None:
     ours, theirs = BASE[:40].copy(), BASE[:40].copy()
     ours[0] = theirs[1] = np.nan
