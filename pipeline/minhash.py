@@ -70,13 +70,15 @@ def shingles(batch: Words, ngram: int) -> tuple[Keys, Ints]:
     return span_hashes(batch.buffer, batch.starts[first], batch.ends[first + (ngram - 1)]), offsets
 
 
-def document_hashes(documents: Sequence[Buffer], ngram: int) -> tuple[Keys, Ints]:
-    """Shingle hashes of a batch of documents, at least one for each.
+def document_hashes(
+    documents: Sequence[Buffer], ngram: int, loose: bool = True
+) -> tuple[Keys, Ints]:
+    """Shingle hashes of a batch of documents in loose or plain form, at least one for each.
 
     Documents of fewer than `ngram` words have one shingle: their whole plain form (numbers and
     accents kept), or their very bytes where that is empty.
     """
-    hashes, offsets = shingles(words(documents, loose=True).cut(), ngram)
+    hashes, offsets = shingles(words(documents, loose=loose).cut(), ngram)
     counts = np.diff(offsets)
     short = np.flatnonzero(counts == 0)
     if len(short) == 0:

@@ -2,8 +2,8 @@
 
     exact      other rows with the same content, or the same once normalised: lower case; letters,
                digits and marks stay, everything else is a space
-    near       rows of its cluster - 1: near copies by MinHash and banding (defaults and shingles of
-               `dedup: minhash` without a threshold), exact ones among them; near >= exact
+    near       rows of its cluster - 1: near copies by MinHash and banding (as `dedup: minhash` does
+               without a threshold, but numbers tell texts apart), exact ones too; near >= exact
     substr50   other rows that share a run of 50 words or more with it, exact copies among them
     first      whether it has the smallest id of its cluster: the copy that stays under a cap
     cluster    the id of that copy
@@ -18,7 +18,9 @@ What is exact: `exact` (up to 128-bit hashes); `near` is what the bands find (Ja
 with probability 0.92, 0.9 with 0.9996; chains join unlike documents). `substr50` counts no pair
 that shares less, and every pair that shares 50 + stride - 1 words or more; of shorter runs some are
 missed, none at `stride: 1`. Where a passage lies in more than 64 documents, it is at least their
-number (notices, licences). Texts without words have no copies but by their ids.
+number (notices, licences). Texts without words have no copies but by their ids. Words are what
+stands between spaces and punctuation; without either (Thai, base64) a text is cut every 256 bytes,
+so a near copy is found only as far as it is the same from the beginning.
 
 Memory while fitting: about 120 bytes a document, and 8 bytes for each pair of documents that share
 a passage; on disk 32 + 8 * bands bytes a row, and 16 bytes a chosen window (2 / (stride + 1) of the
@@ -58,7 +60,7 @@ COUNTS = ("exact", "near", "substr50")
 class Copies(FittedScorer):
     """Copies of a document in the corpus: exact, near, and of passages of fifty words."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     bands: int = 14
     """Bands of the MinHash signature; more find more (FineWeb: 14)."""
@@ -68,6 +70,9 @@ class Copies(FittedScorer):
     """Words in a shingle (FineWeb: 5)."""
     stride: int = 16
     """Windows of 50 words of which one is compared; 1: all, exact and some 8 times as much disk."""
+    numbers: bool = True
+    """Whether numbers and accents tell near copies apart; `dedup: minhash` takes them as equal, so
+    that records and word problems of one form are copies of each other."""
     seed: int = 0
     """Chooses the hash functions."""
 
@@ -119,7 +124,7 @@ class Copies(FittedScorer):
                 spool.add("ids", ids)
                 plain = words(documents, loose=False)
                 spool.add("plain", plain_keys(ids, plain))
-                hashed = document_hashes(documents, self.ngram)
+                hashed = document_hashes(documents, self.ngram, loose=not self.numbers)
                 minima = signatures(*hashed, self.bands * self.rows, self.seed)
                 spool.add("bands", band_keys(minima, self.bands))
                 hashes, which = chosen(*shingles(plain.cut(), RUN), self.stride)

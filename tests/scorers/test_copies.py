@@ -115,6 +115,16 @@ def test_nothing_depends_on_row_order_or_on_how_tables_are_cut(tmp_path: Path) -
         assert [told[i] for i in rows["id"].to_pylist()] == one[name].tolist(), name
 
 
+def test_problems_of_one_form_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    form = "Tom has {} apples and buys {} more at {} dollars each . How much does he spend ?"
+    texts: list[str | None] = [form.format(k, 31 + k, 71 + k) for k in range(12)]
+    assert sum(counted(texts, tmp_path / "o")["first"]) == 12
+    assert sum(counted(texts, tmp_path / "loose", numbers=False)["first"]) == 1
+    long = prose(1, 300)
+    page: list[str | None] = [long + " seen 17 times", long + " seen 1234 times"]
+    assert counted(page, tmp_path / "p")["near"] == [1, 1]
+
+
 def test_near_copies_are_those_that_deduplication_joins(tmp_path: Path) -> None:
     """The same clusters as `dedup: minhash` finds: its shingles, signatures and bands."""
     from tests.runs import go
@@ -122,14 +132,14 @@ def test_near_copies_are_those_that_deduplication_joins(tmp_path: Path) -> None:
     texts: list[str] = []
     for k in range(30):
         words = prose(k % 12, 120).split()
-        words[k % 100] = "changed"
+        words[k % 100], words[-1] = "changed", str(k)
         texts.append(" ".join(words))
     import json
 
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     read = {"read": "jsonl", "paths": [str(data)], "holdout": 0}
-    steps = [{"score": "copies"}, {"dedup": "minhash"}]
+    steps = [{"score": "copies", "numbers": False}, {"dedup": "minhash"}]
     made = go({"name": "d", "data": read, "steps": steps, "report": False}, tmp_path / "out")
     facts = {s["name"]: s["facts"] for s in json.loads(
         (made.path / "manifest.json").read_text())["steps"]}  # fmt: skip
