@@ -22,6 +22,7 @@ from foresift.pipeline.audit.token_stats import (
     TEMPLATE,
     TokenStats,
     encode_items,
+    limit,
     loss_of,
     start_of,
     token_stats,
@@ -33,6 +34,8 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Told = Callable[[int, int, str], None]
 BLANK = "___"
+#: attacks that stand behind the blank of a cloze
+BEHIND = ("affirmative_suffix", "multiple_choice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Values:
     """(set, measure) -> [n], in the order of the rows."""
     scores: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
     """Membership score -> (forget, holdout)."""
+    ratios: Floats = field(default_factory=lambda: np.zeros(0))
+    """[n] truth ratios R on forget, what forget quality tests; NaN without wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,15 @@ def whole(subject: Subject, sets: Mapping[str, Rows]) -> Values:
     if found.scores:
         mine, foils = found.scores["loss"]  # negated losses
         n = min(len(mine), len(foils))
-        right = recall.recognised(-mine[:n], -foils[:n])
-        found.items["forget", "recognition"] = right.astype(np.float64)
+        right = recall.recognised(-mine[:n], -foils[:n]).astype(np.float64)
+        right[~(np.isfinite(mine[:n]) & np.isfinite(foils[:n]))] = np.nan
+        found.items |= _maybe("forget", "recognition", right)
     for name in ("forget", "retain"):
         found.items |= _maybe(name, "cued_recall", _recalled(subject, sets[name]))
     found.items |= _maybe("forget", "remind_steepness", _walked(subject, forget))
-    ratios, bits = _answers(subject, forget)
-    found.items |= _maybe("forget", "truth_ratio", ratios)
+    found.ratios, bits = _answers(subject, forget)
+    told = np.array([truth_ratio.forget_score([ratio]) for ratio in found.ratios])
+    found.items |= _maybe("forget", "truth_ratio", told)
     found.items |= _maybe("forget", "exposure", bits)
     found.items |= _maybe("probes", "probe_recall", _probed(subject, sets["probes"]))
     return found
@@ -210,33 +217,40 @@ def _answers(subject: Subject, rows: Rows) -> tuple[Floats, Floats]:
             each = [next(stats) for _ in range(1 + len(wrong_answers(row)))]
             p = [truth_ratio.probability(s) for s in each]
             if p[0] > 0 and np.isfinite(p).all():
-                ratio = truth_ratio.truth_ratio(p[0], p[1:], "geometric")
-                ratios[i] = truth_ratio.forget_score([ratio])
+                ratios[i] = truth_ratio.truth_ratio(p[0], p[1:], "geometric")
                 bits[i] = extraction.exposure_of([s.loss for s in each])
     return ratios, bits
 
 
 def _probed(subject: Subject, rows: Rows) -> Floats:
-    """ROUGE-L recall of the answers to probes; a cloze is asked up to its blank."""
-    some = [r for r in rows if r.get("query") and r.get("answer")][: subject.limits.decoded]
-    heads = [str(r["query"]).split(BLANK)[0].strip() for r in some]
-    lines = [
-        head if BLANK in str(row["query"]) else TEMPLATE.replace("{prompt}", str(row["query"]))
-        for head, row in zip(heads, some, strict=True)
-    ]
-    there = [i for i, line in enumerate(lines) if line.strip()]
-    if not there:
+    """[documents] mean ROUGE-L recall of the answers to a draw of their probes.
+
+    A cloze is asked up to its blank, but for an attack that stands behind it.
+    """
+    some = [(line, r) for r in rows if r.get("answer") and (line := _asked(r)).strip()]
+    some.sort(key=lambda each: xxhash.xxh3_64_intdigest(f"{each[1].get('id')}/{each[0]}".encode()))
+    some = some[: subject.limits.decoded]
+    if not some:
         return np.zeros(0)
-    encode = subject.tokenizer
-    ids = encode([lines[i] for i in there], add_special_tokens=False)["input_ids"]
-    truths = encode([str(some[i]["answer"]) for i in there], add_special_tokens=False)["input_ids"]
-    prompts = [[*start_of(encode), *line][-subject.limits.max_length :] for line in ids]
-    said = greedy(subject.model, prompts, [len(t) + 8 for t in truths])
-    return np.array(
-        [
-            extraction.rouge_l_words(
-                str(some[i]["answer"]), encode.decode(line, skip_special_tokens=True)
-            ).recall
-            for i, line in zip(there, said, strict=True)
-        ]
-    )
+    encode, answers = subject.tokenizer, [str(row["answer"]) for _, row in some]
+    ids = encode([line for line, _ in some], add_special_tokens=False)["input_ids"]
+    wanted = [len(t) + 8 for t in encode(answers, add_special_tokens=False)["input_ids"]]
+    room = limit(subject.model, subject.limits.max_length) - len(start_of(encode))
+    prompts = [
+        [*start_of(encode), *each[-max(1, room - n) :]] for each, n in zip(ids, wanted, strict=True)
+    ]
+    found: dict[str, list[float]] = {}
+    told = greedy(subject.model, prompts, wanted)
+    for (_, row), tokens, truth in zip(some, told, answers, strict=True):
+        said = encode.decode(tokens, skip_special_tokens=True)
+        own = found.setdefault(str(row.get("id")), [])
+        own.append(extraction.rouge_l_words(truth, said).recall)
+    return np.array([np.mean(own) for own in found.values()])
+
+
+def _asked(row: Row) -> str:
+    """What is put to the model for a probe."""
+    query = str(row.get("query") or "")
+    if BLANK in query and row.get("type") not in BEHIND:
+        return query.split(BLANK)[0].strip()
+    return TEMPLATE.replace("{prompt}", query) if query.strip() else ""

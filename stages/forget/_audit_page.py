@@ -21,7 +21,7 @@ Told = Sequence[tuple[str, str, float, float | None]]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 WORDS = {
     "pass": "Indistinguishable from the retrained model in everything measured.",
-    "fail": "Told apart from the retrained model.",
+    "fail": "Not shown to be like the retrained model: a difference exceeds its margin, or may.",
     "not enough items": "Too few items to tell the model from the retrained one.",
 }
 _STYLE = """<style>
@@ -45,7 +45,7 @@ def render(facts: Facts, told: Told = ()) -> str:
         f"<h1>Verdict: {_shown(facts['verdict'])}</h1>",
         f'<p class="result">{_shown(result)}</p></header>',
         _about(facts),
-        _warnings(facts["skipped"]),
+        _warnings(facts["skipped"], facts["unseen"]),
         "<h2>Both models</h2>",
         '<p class="note">Each line has its own scale, from the least to the largest end of its two '
         "intervals. Circle: audited; square: retrained. Bars are 95 % intervals over items.</p>",
@@ -144,12 +144,14 @@ def _figures(value: Any) -> str:
     return number(value)
 
 
-def _warnings(skipped: Mapping[str, str]) -> str:
-    if not skipped:
-        return ""
+def _warnings(skipped: Mapping[str, str], unseen: int) -> str:
     lines = "".join(
         f"<li>{_shown(a)} was not tried: {_shown(why)}</li>" for a, why in skipped.items()
     )
+    if unseen:
+        lines += f"<li>left out: {unseen} forgotten rows that no training read</li>"
+    if not lines:
+        return ""
     return f'<ul class="warnings">{lines}</ul>'
 
 
@@ -165,8 +167,8 @@ def _texts(told: Told) -> str:
             f'<p class="text" dir="auto">{escape(excerpt(text))}</p></li>'
         )
     head = "<h2>Texts that the model knows best</h2>"
-    note = '<p class="note">Those that it predicts better than the retrained model, most so first'
-    note += "; personal data masked.</p>"
+    by = "against the retrained model" if told[0][3] is not None else "by its loss alone"
+    note = f'<p class="note">The best predicted first, {by}; personal data masked.</p>'
     return f'{head}{note}<ul class="docs">{"".join(items)}</ul>'
 
 

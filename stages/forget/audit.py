@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,9 +32,10 @@ import foresift
 from foresift.pipeline.audit import truth_ratio, verdict
 from foresift.pipeline.audit.attacks import telling_words
 from foresift.pipeline.audit.auc import rank_auc
+from foresift.pipeline.audit.token_stats import start_of
 from foresift.pipeline.audit.verdict import Finding
 from foresift.pipeline.errors import DataError, ForesiftError
-from foresift.pipeline.lm.model import Loaded, ModelSpec, load
+from foresift.pipeline.lm.model import ModelSpec, load, load_tokenizer
 from foresift.pipeline.store import Facts, finite, read_json, write_json, write_text
 from foresift.stages.forget import _audit_page as page
 from foresift.stages.forget._audit_battery import ATTACKS, NONE, Battery, Effort, chosen
@@ -92,6 +94,8 @@ def lines(facts: Facts) -> list[str]:
         for row in rows
     ]
     skipped = [f"not tried: {name} ({why})" for name, why in facts["skipped"].items()]
+    if facts["unseen"]:
+        skipped.append(f"left out: {facts['unseen']} forgotten rows that no training read")
     return [*table, *skipped, f"verdict: {facts['verdict']}"]
 
 
@@ -99,18 +103,21 @@ def audit(asked: Asked, told: Told = lambda done, total, label: None) -> Facts:
     """Measure, attack, compare, write; returns what verdict.json holds."""
     plan = DeletionPlan.open(asked.plan)
     names = chosen(asked.attacks)
-    if not asked.margin > 0:
-        raise DataError(f"must be positive, not {asked.margin}", where="--margin")
-    battery = _battery(plan, asked)
+    if not 0 < asked.margin < math.inf:
+        raise DataError(f"must be positive and finite, not {asked.margin}", where="--margin")
+    battery, unseen = _battery(plan, asked)
     skipped = {name: why for name in names if (why := battery.missing(name))}
     wanted = (NONE, *(name for name in names if name not in skipped))
-    audited, loaded = _measured(asked, asked.model, "audited", battery, wanted, told)
+    if asked.retrained:
+        _same_tokens(battery, asked)
+    audited = _measured(asked, asked.model, "audited", battery, wanted, told)
     theirs: dict[str, Values] = {}
     if asked.retrained:
-        theirs, other = _measured(asked, asked.retrained, "retrained", battery, wanted, told)
-        _same_tokens(loaded, other, battery, asked)
+        theirs = _measured(asked, asked.retrained, "retrained", battery, wanted, told)
+    skipped |= _lacking(battery)
     findings = _findings(audited, theirs if asked.retrained else None, asked.margin)
     facts = _facts(asked, plan, battery, findings, skipped)
+    facts["unseen"] = unseen
     facts["summary"] = _summary(audited[NONE], theirs.get(NONE))
     out = asked.out or plan.path
     out.mkdir(parents=True, exist_ok=True)
@@ -119,16 +126,32 @@ def audit(asked: Asked, told: Told = lambda done, total, label: None) -> Facts:
     return facts
 
 
-def _battery(plan: DeletionPlan, asked: Asked) -> Battery:
-    sets: dict[str, Sequence[Row]] = {name: _rows(plan, name, asked.limits.items) for name in READ}
+def _battery(plan: DeletionPlan, asked: Asked) -> tuple[Battery, int]:
+    """What is measured, and how many forgotten rows are left out as no training saw them.
+
+    They would dilute every mean: a model cannot remember what it never read.
+    """
+    lineage: list[Facts] = []
+    if (plan.path / "lineage.parquet").exists():
+        lineage = plan.lineage.to_pylist()
+    paths = {row["doc_id"].hex(): list(row.get("key_path") or []) for row in lineage}
+    read = {row["doc_id"].hex() for row in lineage if row.get("exposures")}
+    sets: dict[str, Sequence[Row]] = {n: _rows(plan, n, asked.limits.items) for n in READ}
+    forget = plan.rows("forget")
+    seen = [row for row in forget if row.get("id") in read] if read else forget
+    sets["forget"] = sample(seen, asked.limits.items)
     if not sets["forget"]:
         raise DataError("no row with a text to audit", where=str(plan.path / "forget.jsonl"))
     sets["probes"] = plan.rows("probes") if _there(plan, "probes") else []
-    paths: dict[str, list[str]] = {}
-    if (plan.path / "lineage.parquet").exists():
-        table = plan.lineage.select(["doc_id", "key_path"]).to_pylist()
-        paths = {row["doc_id"].hex(): list(row["key_path"] or []) for row in table}
-    return Battery(sets, _words(plan, sets), paths, asked.effort)
+    if read:
+        sets["probes"] = [row for row in sets["probes"] if row.get("id") in read]
+    return Battery(sets, _words(plan, sets), paths, asked.effort), len(forget) - len(seen)
+
+
+def _lacking(battery: Battery) -> dict[str, str]:
+    """What could not be measured as the plan has no rows for it."""
+    why = {"membership": "holdout", "what is kept": "retain", "recall of probes": "probes"}
+    return {name: f"{rows}.jsonl is empty" for name, rows in why.items() if not battery.sets[rows]}
 
 
 def _there(plan: DeletionPlan, name: str) -> bool:
@@ -158,7 +181,7 @@ def _measured(
     battery: Battery,
     attacks: Sequence[str],
     told: Told,
-) -> tuple[dict[str, Values], Loaded]:
+) -> dict[str, Values]:
     spec = ModelSpec(
         init=name,
         tokenizer=asked.tokenizer,
@@ -176,13 +199,18 @@ def _measured(
         except ForesiftError as error:
             raise type(error)(error.message, where=f"{name}, {attack}: {error.where}") from error
     told(len(attacks), len(attacks), f"{role}: attacks")
-    return found, loaded
+    return found
 
 
-def _same_tokens(one: Loaded, other: Loaded, battery: Battery, asked: Asked) -> None:
+def _same_tokens(battery: Battery, asked: Asked) -> None:
+    """DataError where the two models would not be asked for the same tokens."""
     texts = [content(row) for row in battery.sets["forget"][:16]]
+    tokenizers = [
+        load_tokenizer(asked.tokenizer or name) for name in (asked.model, asked.retrained)
+    ]
     ids = [
-        loaded.tokenizer(texts, add_special_tokens=False)["input_ids"] for loaded in (one, other)
+        (start_of(t), t.eos_token_id, t(texts, add_special_tokens=False)["input_ids"])
+        for t in tokenizers
     ]
     if ids[0] != ids[1]:
         raise DataError(
@@ -228,11 +256,15 @@ def _summary(ours: Values, theirs: Values | None) -> Facts:
         if p is not None and reference is not None:
             found[name] = truth_ratio.likeness(p, reference)
     if "min_k_40" in ours.scores:
-        aucs = [rank_auc(*model.scores["min_k_40"]) for model in (ours, theirs)]
+        kept = [np.isfinite(both).all(axis=0) for both in zip(ours.scores["min_k_40"],
+                theirs.scores["min_k_40"], strict=True)]  # fmt: skip
+        aucs = [
+            rank_auc(*(side[there] for side, there in zip(m.scores["min_k_40"], kept, strict=True)))
+            for m in (ours, theirs)
+        ]
         found["PrivLeak"] = truth_ratio.privleak(*aucs) if aucs[1] < 1 else None
-    both = [model.items.get(("forget", "truth_ratio")) for model in (ours, theirs)]
-    if both[0] is not None and both[1] is not None:
-        samples = [ratios[np.isfinite(ratios)] for ratios in both if ratios is not None]
+    samples = [model.ratios[np.isfinite(model.ratios)] for model in (ours, theirs)]
+    if all(map(len, samples)):
         found["forget_quality"] = truth_ratio.forget_quality(*samples)._asdict()
     return found
 

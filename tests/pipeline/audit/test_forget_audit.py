@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from foresift.pipeline import cli_forget
 from foresift.pipeline.audit.attacks import relearn
 from foresift.pipeline.audit.verdict import FAIL, FEW, PASS, UNPROVED
-from foresift.pipeline.errors import DataError
+from foresift.pipeline.errors import DataError, ForesiftError
 from foresift.pipeline.lm.model import load_tokenizer
+from foresift.stages.forget import _audit_measures as measures
 from foresift.stages.forget import audit as tested
 from foresift.stages.forget import folder
 from foresift.stages.forget._audit_battery import ATTACKS, Effort, chosen
@@ -195,3 +196,78 @@ def test_a_plan_that_cannot_be_audited(plan: Path, change, message: str) -> None
 def test_models_that_cut_texts_otherwise_are_refused(plan: Path, models) -> None:
     with pytest.raises(DataError, match="same tokens"):
         tested.audit(asked(plan, models[0], "configs/models/tiny"))
+
+
+def test_what_stops_it_is_told_before_anything_is_measured(plan: Path, models) -> None:
+    def never(*told: object) -> None:
+        raise AssertionError("something was measured")
+
+    for retrained in ("configs/models/tiny", "./nowhere"):
+        with pytest.raises(ForesiftError):
+            tested.audit(asked(plan, models[0], retrained), never)
+    for margin in (float("inf"), float("nan"), 0.0):
+        with pytest.raises(DataError, match="finite"):
+            tested.audit(asked(plan, models[0], models[1], margin=margin), never)
+
+
+def test_rows_that_no_training_read_do_not_dilute(plan: Path, models) -> None:
+    table = pq.read_table(plan / "lineage.parquet")
+    read = pa.array([[1] if i < 6 else [] for i in range(len(table))], pa.list_(pa.int32()))
+    pq.write_table(table.append_column("exposures", read), plan / "lineage.parquet")
+    facts = tested.audit(asked(plan, *models))
+    assert (facts["sets"]["forget"], facts["unseen"]) == (6, 18)
+    assert "left out: 18 forgotten rows that no training read" in tested.lines(facts)
+    assert "left out: 18 forgotten rows" in (plan / "audit.html").read_text()
+
+
+def test_sets_that_lack_rows_are_told(plan: Path, models) -> None:
+    (plan / "holdout.jsonl").write_text("")
+    (plan / "probes.jsonl").unlink()
+    facts = tested.audit(asked(plan, models[0]))
+    assert facts["skipped"]["membership"] == "holdout.jsonl is empty"
+    assert "recall of probes" in facts["skipped"]
+    assert not any(f["measure"].startswith("auc") for f in facts["findings"])
+
+
+def test_a_text_without_a_token_to_predict_is_left_out(plan: Path, models) -> None:
+    """Without a start token a text of one token predicts nothing: no score, and no crash."""
+    line = json.loads((plan / "forget.jsonl").read_text().splitlines()[2])
+    extra = {"id": "f" * 32, "question": "Who?", "answer": ""}
+    folder.write_rows(plan / "forget.jsonl", [*rows("forget", 22), extra, line])
+    facts = tested.audit(asked(plan, *models))
+    (found,) = (f for f in facts["findings"] if f["measure"] == "recognition")
+    assert found["n"] == 21
+    assert facts["summary"]["PrivLeak"] < 0
+
+
+def test_forget_quality_tests_ratios_as_they_are(plan: Path, models, monkeypatch) -> None:
+    """R = 1/2 and R = 2 are not alike, though min(R, 1/R) is."""
+    questions = [
+        {"id": f"{i:032x}", "question": f"Who {i}?", "answer": "Zorn", "perturbed_answer": ["Otto"]}
+        for i in range(24)
+    ]
+    folder.write_rows(plan / "forget.jsonl", questions)
+    ratio = iter([0.5] * 24 + [2.0] * 24)
+    monkeypatch.setattr(
+        "foresift.stages.forget._audit_measures.truth_ratio.truth_ratio", lambda *_: next(ratio)
+    )
+    facts = tested.audit(asked(plan, *models))
+    assert facts["summary"]["forget_quality"]["statistic"] == 1
+    assert outcomes(facts)["forget", "truth_ratio"] != FAIL
+
+
+def test_attacks_behind_a_blank_are_asked_whole_and_documents_count_once() -> None:
+    plain = {"id": "1", "query": "Then ___ went", "answer": "Zorn", "type": "cloze"}
+    choice = {**plain, "query": "Then ___ went Choose one: (A) Zorn", "type": "multiple_choice"}
+    assert measures._asked(plain) == "Then"
+    assert measures._asked(choice) == choice["query"] + "\n"
+    assert measures._asked({**plain, "query": "___ went"}) == ""
+
+
+def test_the_page_says_no_more_than_was_shown(plan: Path, models) -> None:
+    tested.audit(asked(plan, *models))
+    html = (plan / "audit.html").read_text()
+    assert "Not shown to be like the retrained model" in html
+    assert "against the retrained model" in html
+    tested.audit(asked(plan, models[0]))
+    assert "by its loss alone" in (plan / "audit.html").read_text()
