@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,22 @@ def test_flat_at_its_known_answers(divergence: str, apart: float, nothing: float
     one, zero = torch.ones(1), torch.zeros(1)
     assert float(losses.flat(one, zero, divergence)) == pytest.approx(apart, abs=5e-5)
     assert float(losses.flat(zero, zero, divergence)) == pytest.approx(nothing, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "conjugate"),
+    [("tv", lambda u: u), ("kl", lambda u: math.exp(u - 1)), ("pearson", lambda u: u * u / 4 + u),
+     ("js", lambda u: -math.log(2 - math.exp(u)))],
+)  # fmt: skip
+def test_flat_takes_the_conjugate_of_its_own_activation(divergence: str, conjugate: Any) -> None:
+    good, bad = torch.tensor([0.7]), torch.tensor([0.4])
+    zero = torch.zeros(1)
+    none = float(losses.flat(zero, zero, divergence))
+    active = {"tv": lambda p: math.tanh(p) / 2, "js": lambda p: math.log(2 / (1 + math.exp(-p)))}
+    at = active.get(divergence, lambda p: p)
+    assert none == pytest.approx(conjugate(at(0.0)) - at(0.0), abs=1e-6)
+    expected = conjugate(at(0.4)) - at(0.7)
+    assert float(losses.flat(good, bad, divergence)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_flat_tv_of_equal_answers_is_zero() -> None:

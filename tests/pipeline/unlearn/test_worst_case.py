@@ -50,6 +50,16 @@ def test_a_round_raises_what_stays_known(memorised: Any) -> None:
     assert found.hardest()[0] == found.losses.argmin()
 
 
+def test_what_weighs_nothing_is_trained_on_and_what_weighs_one_is_not(memorised: Any) -> None:
+    rows, _ = documents([[1] * 15 + [2], [3] * 15 + [4]])
+    one, other = (
+        one_round(memorised.trained, rows, 1.0, weights=w, steps=4).losses
+        for w in ((1.0, 0.0), (0.0, 1.0))
+    )
+    assert other[0] < one[0]
+    assert one[1] < other[1]
+
+
 def test_groups_move_together_and_rows_in_any_order(memorised: Any) -> None:
     rows = memorised.forget[:4]
     forward, order = documents(rows)
