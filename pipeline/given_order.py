@@ -145,11 +145,17 @@ def _order_steps(run: Path) -> Sequence[Path]:
     """The plans of the order steps of a run, in the order of its rounds."""
     steps = Run(run).manifest["steps"]
     mine = [s for s in steps if s["verb"] == "order" and s["line"] == MAIN and not s["repeat"]]
-    last = {int(s["round"]): Path(s["path"]) / PLAN for s in mine}
+    last = {int(s["round"]): _beside(run, Path(s["path"])) / PLAN for s in mine}
     if not last:
         raise DataError("the run has no `order` step, so its rows are in no order", where=str(run))
     # an order before the first round is of the rows that the rounds choose from
     return [last[number] for number in sorted(last) if number or len(last) == 1]
+
+
+def _beside(run: Path, step: Path) -> Path:
+    """A step's directory; that of a store which was moved or copied lies beside its runs."""
+    here = run.resolve().parents[1] / "steps" / step.name
+    return here if here.parent.is_dir() else step
 
 
 def _listed(file: Path) -> list[str]:

@@ -111,7 +111,7 @@ class History:
 def _done(told: dict[str, Any], steps: Path) -> Done:
     """A step of the manifest; that of a store which was moved or copied lies beside its runs."""
     path = Path(told["path"])
-    if (steps / path.name).exists():
+    if steps.is_dir():
         path = steps / path.name
     return Done(
         path=path, verb=told["verb"], name=told["name"], label=told["label"], line=told["line"],

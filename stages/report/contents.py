@@ -105,9 +105,10 @@ class Contents:
         return [s for s in self.manifest["steps"] if s["line"] == name and not s["repeat"]]
 
     def directory(self, step: Facts) -> Path:
-        """Where a step lies; beside the run when both were moved together."""
+        """Where a step lies; beside the run also when both were moved or copied together."""
         path = Path(step["path"])
-        return path if path.exists() else self.path.parent.parent / "steps" / path.name
+        here = self.path.parent.parent / "steps" / path.name
+        return here if here.parent.is_dir() else path
 
     @cached_property
     def base(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,18 @@ def test_rounds_follow_one_another(tmp_path: Path) -> None:
     data = [{"id": i.hex()} for i in sorted(listed)]
     expected = [sorted(listed).index(i) for i in listed]
     assert trained_on(run, data) == expected[: len(expected) // 5 * 5]
+
+
+def test_a_copied_store_is_followed_itself_while_the_first_one_is_there(tmp_path: Path) -> None:
+    run = go(recipe(), tmp_path / "out")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    [path] = (tmp_path / "copy").glob("steps/shuffle-*/plan.parquet")
+    plan = pq.read_table(path)
+    pq.write_table(plan.slice(0, 10), path)  # as after a deletion there
+    data = [{"id": i.hex()} for i in plan["id"].to_pylist()]
+    copied = tmp_path / "copy" / "runs" / run.path.name
+    sizes = [len(trained_on(path, data)) for path in (copied, run.path)]
+    assert sizes == [10, len(plan) // 5 * 5]
 
 
 def test_copies_stand_for_the_first(tmp_path: Path) -> None:
