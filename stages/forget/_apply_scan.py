@@ -2,8 +2,9 @@
 
 A word is a run of five or more letters and digits. Those of the forgotten documents that no other
 document of the store has are looked for in every file: parquet and Arrow columns, compressed and
-plain files, JSON escapes undone. Words that others have too cannot be told apart. Weights are not
-looked into. Cost: one pass over the text of the store, and one over all its files.
+plain files, JSON escapes undone. Words that others have too cannot be told apart, nor those that
+the store is written in (`own_words`). Weights are not looked into. Cost: one pass over the text of
+the store, and one over all its files.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from foresift.pipeline.corpus import Corpus
 from foresift.pipeline.ledger import among
@@ -40,6 +42,18 @@ def distinctive(store: Store, words: npt.NDArray[np.uint64]) -> set[str]:
         if found and not gone.all():
             for text in content_texts(table.filter(pa.array(~gone))):
                 found -= words_of(text)
+    return found
+
+
+def own_words(store: Store) -> set[str]:
+    """Words that the store itself is written in: names of columns, of fields and of facts."""
+    found: set[str] = set()
+    for name in store.steps():
+        told = store.told(name)
+        names = [*told, *(told.get("fields") or {}), *told["facts"]]
+        for path in sorted((store.out / "steps" / name).glob("part-*.parquet"))[:1]:
+            names += pq.read_schema(path).names
+        found |= words_of(" ".join(names))
     return found
 
 

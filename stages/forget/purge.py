@@ -102,7 +102,7 @@ def _tainted(store: Store, names: Sequence[str]) -> list[str]:
 def _purge(store: Store, state: State, mine: Sequence[str], words: Words) -> Facts:
     """Everything but the text itself first: where it lay is known by it."""
     _originals(store, state, mine, words)
-    wanted = scan.distinctive(store, words)
+    wanted = scan.distinctive(store, words) - scan.own_words(store)
     written = blank.sidecars(store, words)
     removed = []
     for name in blank.run_plans(store, words):

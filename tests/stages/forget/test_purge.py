@@ -189,6 +189,21 @@ def test_words_that_others_have_are_no_trace(run: Run) -> None:
     assert not found & everyone
 
 
+def test_words_that_the_store_is_written_in_are_no_trace(tmp_path: Path) -> None:
+    """`other` is a column of pii, `fingerprint` stands in every stage.json."""
+    rows = [*texts(8), f"{MARK} other fingerprint"]
+    assert not any("other" in row or "fingerprint" in row for row in rows[:8])
+    data = {"read": "jsonl", "paths": [str(write(tmp_path / "in.jsonl", rows))], "holdout": 0.0}
+    steps = [{"score": "pii"}, {"select": "random", "budget": "50%"}, {"order": "shuffle"}]
+    fields = {"name": "own", "data": data, "steps": steps, "report": False}
+    run = go(fields, tmp_path / "out")
+    apply([plan_folder(out_of(run), "r1", documents(run, MARK))])
+    told = purge(["r1"], out_of(run))
+    assert not told["left"]
+    assert not [place for place in told["removed"] if place.startswith("steps/")]
+    assert not grep(out_of(run), MARK)
+
+
 def test_a_trace_is_found_in_every_kind_of_file(tmp_path: Path) -> None:
     import zstandard
 
