@@ -1,6 +1,7 @@
 """What is to be done about a document whose removal may be asked for, and why.
 
-    left_p   p_delete without what stands in spans            what remains once they are replaced
+    left_p   p_delete without what stands in spans            what remains once they are replaced,
+             nor names beside contacts where spans are         the contacts among them
     cost     plan + unlearn x (1 + k e) + penalty x residual  of a deletion, e = entanglement
     tail     worth > left_p x cost                            its place in the tail is worth more
 
@@ -32,6 +33,7 @@ from foresift.scorers._risk_prior import SPANS, Floats, together
 
 Words = npt.NDArray[np.object_]
 Bools = npt.NDArray[np.bool_]
+NAMES = "names"
 DECISIONS = ("drop", "redact", "cap", "quarantine", "keep")
 
 
@@ -65,6 +67,8 @@ def decide(
     """Decide on every row; `p` by feature, `worth` and `residual` of a single copy."""
     rows = len(spans)
     other = {name: each for name, each in p.items() if name not in SPANS}
+    if NAMES in other:  # a name without the contact that stood beside it
+        other[NAMES] = np.where(spans > 0, 0.0, other[NAMES])
     left_p, weighs = together(rows, list(other.values())), _most(other, rows)
     whole = together(rows, list(p.values()))
     cost = limits.plan + limits.unlearn * (1 + limits.entangled * entanglement)

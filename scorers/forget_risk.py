@@ -27,8 +27,8 @@ or all of them stay.
 
 Facts: documents, tokens, risk removed (risk - left) and benefit lost (of what is dropped) by
 decision and reason; the fit of the drill. Errors: a column that holds no numbers; a drill without
-residuals from 0 to 1. Memory: the columns while fitting. Cost: some 1 M rows/s. Sources: priors by
-class after C.5 of our notes; Feldman 2020 (tail); the combination is ours.
+residuals from 0 to 1. Memory: the columns while fitting. Cost: some 1 M rows/s. Sources: Feldman
+2020 (tail); priors and their combination are ours.
 """
 
 from __future__ import annotations

@@ -134,6 +134,14 @@ def test_a_long_text_with_some_addresses_is_redacted_and_a_list_of_them_is_dropp
     assert told["decision"].tolist() == ["drop", "drop", "redact", "drop", "drop"]
 
 
+def test_a_name_is_no_risk_once_the_contact_beside_it_is_replaced(tmp_path: Path) -> None:
+    rare: dict[str, Any] = {"entity_rarity.contact_rarity": math.log(3), "junk.junk": 1.0}
+    rows = [rare, rare | {"pii.spans": 1}, {}]
+    told = judged(rows, tmp_path / "o", penalty=1e9)
+    assert told["decision"].tolist() == ["quarantine", "redact", "keep"]
+    assert told["left"][1] < told["left"][0]
+
+
 @pytest.mark.parametrize("why", ["contamination", "licence"])
 def test_copies_do_not_make_a_document_worth_keeping(why: str, tmp_path: Path) -> None:
     found = {"contamination": {"contamination.contaminated": True}}
