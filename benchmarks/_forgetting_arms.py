@@ -58,7 +58,7 @@ class Tier:
 
 
 SMOKE = Tier(items=2, background=30_000, tokens=40_000, width=64, layers=2, learning_rate=4e-3)
-STANDARD = Tier(items=16, background=200_000, tokens=1_920_000, width=96, layers=3)
+STANDARD = Tier(items=12, background=200_000, tokens=1_600_000, width=96, layers=3)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def curation(name: str, exam: Path) -> tuple[list[dict[str, Any]], bool]:
         {"score": "temporal_leak", "cutoff": CUTOFF},
         {"score": "contamination", "reference": {"read": "jsonl", "paths": [str(exam)]}},
         junk,
-        {"score": "forget_risk", "features": FEATURES, "priors": {"temporal": 0.1}},
+        {"score": "forget_risk", "features": FEATURES},
         {
             "select": "where", "as": "risk",
             "keep": f"forget_risk.decision in ['keep', 'redact'] and {CLEAN}",
