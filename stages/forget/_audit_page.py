@@ -26,6 +26,7 @@ WORDS = {
 }
 _STYLE = """<style>
 svg.forest { width: 100%; min-width: 34rem; height: auto; margin: .6rem 0; }
+table.findings { font-size: .85rem; } table.findings td { overflow-wrap: normal; }
 td.fail { color: var(--warn); font-weight: 600; } td.pass { font-weight: 600; }
 </style>"""
 
@@ -114,18 +115,20 @@ def _table(findings: Sequence[Mapping[str, Any]]) -> str:
     right = ("n", "audited", "retrained", "difference", "margin")
     heads = "".join(
         f'<th class="n">{name}</th>' if name in right else f"<th>{name}</th>"
-        for name in ("attack", "items", "measure", *right, "outcome")
+        for name in ("attack", "items", "measure", "outcome", *right)
     )
     rows = []
     for f in findings:
         kind = f["outcome"] if f["outcome"] in ("pass", "fail") else ""
         figures = [interval(f[name]) for name in ("audited", "retrained", "difference")]
         cells = "".join(f"<td>{_shown(f[name])}</td>" for name in ("attack", "set", "measure"))
-        cells += f'<td class="n">{f["n"]}</td>'
+        cells += f'<td class="{kind}">{_shown(f["outcome"])}</td><td class="n">{f["n"]}</td>'
         cells += "".join(f'<td class="n">{each}</td>' for each in figures)
         cells += f'<td class="n">±{number(f["margin"])}</td>'
-        rows.append(f'<tr>{cells}<td class="{kind}">{_shown(f["outcome"])}</td></tr>')
-    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
+        rows.append(f"<tr>{cells}</tr>")
+    return (
+        f'<div class="wide"><table class="findings"><tr>{heads}</tr>{"".join(rows)}</table></div>'
+    )
 
 
 def _about(facts: Facts) -> str:

@@ -269,5 +269,7 @@ def test_the_page_says_no_more_than_was_shown(plan: Path, models) -> None:
     html = (plan / "audit.html").read_text()
     assert "Not shown to be like the retrained model" in html
     assert "against the retrained model" in html
+    heads = re.findall(r"<th[^>]*>([^<]+)</th>", html)
+    assert heads.index("outcome") == 3  # in sight before what scrolls
     tested.audit(asked(plan, models[0]))
     assert "by its loss alone" in (plan / "audit.html").read_text()
