@@ -12,6 +12,7 @@ import torch
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.unlearn.documents import documents, read
 from foresift.pipeline.unlearn.run import METHODS, build, unlearn
+from foresift.pipeline.unlearn.session import Meter
 
 TEMPLATE = [[1, 2, 3, 4, 5, 6, 7, 8]]
 #: options under which the tiny model forgets; the others run with their defaults
@@ -212,3 +213,10 @@ def test_every_method_can_be_built_and_says_what_it_is() -> None:
     for name, entry in METHODS.items():
         assert isinstance(build(name), entry.kind)
         assert entry.kind.__doc__
+
+
+def test_flops_count_real_tokens_and_no_padding() -> None:
+    given, _ = documents([[1, 2], [1, 2, 3, 4, 5, 6, 7]])
+    meter = Meter(10)
+    meter.add(given.batch([0, 1]), per_token=6)
+    assert meter.flops == 6 * 10 * 9
