@@ -55,7 +55,7 @@ def trace(
     """Where a document is, its copies, what it entered, and which checkpoints saw it.
 
     Of an id the answer takes a second on ten million rows: near copies are then those that a dedup
-    step of the run found. A text is always searched for. Nothing is changed.
+    step of the run found, as they are of a text that was read. Other texts are searched for.
 
     Example: foresift trace 0b5c3e8f6a1d4c2b9e7f8a6d5c4b3a29 --run out
     """
@@ -173,6 +173,7 @@ def list_(run: RunPath = Path("out"), as_json: AsJson = False) -> None:
         lines = [
             f"{one['id']}: {one['status']}, {one['documents']:,} documents"
             + (f", tainted: {', '.join(one['tainted'])}" if one["tainted"] else "")
+            + (f", being replayed: {', '.join(one['replaying'])}" if one["replaying"] else "")
             for one in told
         ]
         _tell({"requests": told}, lines or ["no request here"], as_json)
@@ -330,6 +331,7 @@ def plan(
 def _replayed(told: dict[str, Any]) -> list[str]:
     lines = [
         f"{one['label']}: from step {one['from_step']:,} to {one['steps']:,} ({one['name']})"
+        + _schedule(one)
         for one in told["trainings"]
     ]
     lines.append(
@@ -342,6 +344,12 @@ def _replayed(told: dict[str, Any]) -> list[str]:
             + ", ".join(told["kept_selections"])
         )
     return [*lines, f"run: {told['run']}"]
+
+
+def _schedule(one: dict[str, Any]) -> str:
+    if one["steps"] == one["steps_planned"]:
+        return ""
+    return f"; the learning rate is that of the {one['steps_planned']:,} steps it was planned for"
 
 
 def _purged(told: dict[str, Any]) -> list[str]:

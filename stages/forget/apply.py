@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.ledger import among
-from foresift.pipeline.store import Facts
+from foresift.pipeline.store import Facts, StepDir
 from foresift.pipeline.tables import ID, id_words
 from foresift.pipeline.tombstones import FOLDER, SCHEMA, taint
 from foresift.stages.forget._apply_settle import Settled, settle, status_op
@@ -159,7 +159,7 @@ def refuse_purging(state: State, store: Store) -> None:
 
 
 def listed(out: Path) -> list[Facts]:
-    """The requests of a store: id, status, documents, tainted trainings."""
+    """The requests of a store: id, status, documents, tainted trainings, unfinished replays."""
     store = Store(out)
     found: dict[str, Facts] = {}
     for path in sorted((out / FOLDER).glob("*/request.json")):
@@ -173,11 +173,23 @@ def listed(out: Path) -> list[Facts]:
     for one in store.state.requests:
         status = PURGED if one.purged else APPLIED
         found[one.id] = {"status": status, "documents": one.documents}
-    tainted = _tainted(store)
+    tainted, begun = _tainted(store), unfinished(store)
     return [
-        {"id": name, **told, "tainted": [t for t, names in tainted.items() if name in names]}
+        {
+            "id": name, **told, "tainted": [t for t, names in tainted.items() if name in names],
+            "replaying": [t for t, names in begun.items() if name in names],
+        }
         for name, told in found.items()
-    ]
+    ]  # fmt: skip
+
+
+def unfinished(store: Store) -> dict[str, list[str]]:
+    """Steps that a replay has set aside and not made again yet -> the requests it was for."""
+    return {
+        place.rpartition("/")[2]: names
+        for place, names in store.state.replayed.items()
+        if (store.originals / place).exists() and not StepDir(store.out / place).done
+    }
 
 
 def _tainted(store: Store) -> dict[str, list[str]]:

@@ -7,8 +7,8 @@
               tokens of these steps without those of the forgotten documents (with them where a
               training repeats its plan: others come in their place); 6 N FLOPs a token
     retrain   6 N FLOPs for every token of the line without those of the forgotten documents
-    unlearn   m N FLOPs for each token of the forget set and epoch; m = 6 for a gradient, 2 for a
-              forward, of forget and (where the method has it) as many tokens of retain
+    unlearn   m N FLOPs for each token of the forget set (`model_tokens`) and epoch; m = 6 for a
+              gradient, 2 for a forward, of forget and (where the method has it) as much of retain
 
 `N` are the parameters of the line's last training. A figure that the trainings do not tell is null.
 Every line of the run (the selection, each baseline, each repeat) has its own; `main` is the
@@ -17,7 +17,7 @@ selection's. Cost: one look at the ids of each ledger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,23 @@ def budget(
         "unlearning_epochs": EPOCHS,
         "storage": {"plan": stored, "checkpoints": sum(map(size_of, kept))},
     }
+
+
+def model_tokens(seen: Sequence[Met], sizes: Mapping[bytes, int]) -> int:
+    """Tokens of the documents as the model counts them; `sizes`: as the reader does.
+
+    The ledger of the first training that saw some of them tells how many of the model's tokens one
+    of the reader's is; without one they are taken for the same.
+    """
+    whole = sum(sizes.values())
+    for one in seen:
+        met_ids = pc.unique(one.exposures["id"]).to_pylist()
+        known = sum(sizes.get(id_, 0) for id_ in met_ids)
+        trained = pc.sum(one.exposures["tokens"]).as_py() or 0
+        if known and trained:
+            passes = max(1.0, float(one.training.facts.get("epochs") or 1))
+            return round(whole * trained / passes / known)
+    return whole
 
 
 def _line(training: Done) -> str:

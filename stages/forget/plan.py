@@ -37,7 +37,7 @@ from foresift.pipeline.store import finite, read_json, temporary, write_json
 from foresift.pipeline.tombstones import FOLDER
 from foresift.stages.forget import _lineage
 from foresift.stages.forget._rows import Place, Row, beside_json, draws_of, gather
-from foresift.stages.forget.budget import Met, budget, met, size_of
+from foresift.stages.forget.budget import Met, budget, met, model_tokens, size_of
 from foresift.stages.forget.coreset import clusters, coreset, worst_case
 from foresift.stages.forget.folder import (
     APPLIED,
@@ -193,7 +193,7 @@ def _write(folder: Path, target: Path, m: _Material, model: Model, seed: int) ->
     words = keywords(texts, m.splits.df, m.splits.documents, m.sizes.keywords, model.drops)
     write_json(folder / "keywords.json", words)
     views = write_views(folder, target, {**sets, **_asked(m)})
-    tokens = sum(row.tokens for row in m.forget)
+    tokens = model_tokens(m.seen, {row.id: row.tokens for row in m.forget})
     costs = budget(m.history, m.seen, tokens, size_of(folder))
     write_json(folder / "budget.json", finite(costs))
     facts = _facts(m, counts, seed)

@@ -36,6 +36,7 @@ from foresift.stages.forget import _apply_scan as scan
 from foresift.stages.forget._apply_settle import tokens_of
 from foresift.stages.forget._apply_store import FORGET, ORIGINAL, Op, State, Store, remove
 from foresift.stages.forget._apply_units import Gone, units
+from foresift.stages.forget.apply import unfinished
 from foresift.stages.forget.folder import LINEAGE, PURGED
 from foresift.stages.forget.taint import drop_checkpoints
 
@@ -56,6 +57,13 @@ def purge(
             raise DataError(
                 f"{len(tainted)} trainings still hold what they saw, the first is {tainted[0]};"
                 " replay them first (`foresift forget replay`), or force it",
+                where=str(out),
+            )
+        begun = [name for name, why in unfinished(store).items() if set(why) & set(mine)]
+        if begun and not force:
+            raise DataError(
+                f"a replay is not finished, the first step that it set aside is {begun[0]}; finish"
+                " it first (`foresift forget replay`), or force it",
                 where=str(out),
             )
         forgotten = store.forgotten

@@ -3,8 +3,10 @@
 The recipe of a run is planned again; its fingerprints must be those of the run. Each training that
 saw a forgotten document loses its result and the checkpoints from that step on; the trainer then
 goes on from the newest clean checkpoint along the plan as it is now, which gives the weights of a
-training from the beginning without the documents. A training that began with a tainted checkpoint
-begins anew. Measurements of tainted models are made again.
+training from the beginning without the documents, under the same schedule of the learning rate.
+That is the one of a training from the beginning where a budget of tokens sets the length; where the
+plan sets it, it is that of the longer plan (`steps_planned`). A training that began with a tainted
+checkpoint begins anew. Measurements of tainted models are made again.
 
 `selections`: what a tainted model chose in later rounds stays (`keep`), less the documents, or is
 chosen again with the new model (`redo`). Kept choices were made by a model that saw the documents.
@@ -207,8 +209,11 @@ def _told(plan: Plan, starts: dict[str, int], seconds: float) -> Facts:
             share = _share(step.path, starts[name])
             replayed, spent = replayed + steps - starts[name], spent + flops * share
             trainings.append(
-                {"name": name, "label": step.label, "from_step": starts[name], "steps": steps}
-            )
+                {
+                    "name": name, "label": step.label, "from_step": starts[name], "steps": steps,
+                    "steps_planned": int(facts.get("steps_planned") or steps),
+                }
+            )  # fmt: skip
     return {
         "trainings": trainings,
         "steps": replayed,

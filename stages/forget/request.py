@@ -101,7 +101,8 @@ def _request(line: str, where: str) -> Request:
     name = told.get("id") or digest([[k.level, k.value] for k in parsed])[:12]
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise DataError(
-            f"an id is up to 100 letters, digits, '.', '_' and '-', not {name!r}", where=where
+            f"an id is a string of up to 100 letters, digits, '.', '_' and '-', not {name!r}",
+            where=where,
         )
     if name in TAKEN:
         raise DataError(f"{name!r} is a name that the store itself uses", where=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from foresift.pipeline.cli import app
 from foresift.pipeline.errors import DataError
 from foresift.pipeline.store import read_json, write_json
 from foresift.stages.forget import plan as plan_module
-from foresift.stages.forget.budget import Met, budget, flops, met, replay_steps, roll_back
+from foresift.stages.forget.budget import (
+    Met,
+    budget,
+    flops,
+    met,
+    model_tokens,
+    replay_steps,
+    roll_back,
+)
 from foresift.stages.forget.folder import LINEAGE, SETS, DeletionPlan
 from foresift.stages.forget.history import History
 from foresift.stages.forget.neighbours import key_path
@@ -338,3 +347,15 @@ def test_a_training_that_repeats_its_plan_takes_as_many_tokens_again(
     stage.write_text(json.dumps({"fields": {"repeat": True}}))
     repeated = budget(seen, met(seen, pa.array([a], pa.binary(16))), 10, 0)["main"]
     assert repeated["retrain_tokens"] == plain["retrain_tokens"] + 10
+
+
+def test_tokens_are_the_models_where_a_ledger_tells(
+    history: History, documents: list[bytes]
+) -> None:
+    a, b = documents[:2]
+    ids = pa.array([a, b], pa.binary(16))
+    assert model_tokens([], {a: 3, b: 5}) == 8
+    seen = trained(history, [[a], [a]], name="counts")  # ten tokens each time, two passes
+    two = replace(seen.trainings[-1], facts=seen.trainings[-1].facts | {"epochs": 2.0})
+    lines = [Met(two, seen.ledger(two).find(ids))]
+    assert model_tokens(lines, {a: 5, b: 5}) == 20  # ten for each five of the reader's

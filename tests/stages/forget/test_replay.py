@@ -182,9 +182,15 @@ def test_a_replay_that_died_goes_on(trained: Trained, monkeypatch: pytest.Monkey
         patch.setattr(module, "run", dies)
         with pytest.raises(KeyboardInterrupt):
             replay(run.path, engine="local", workers=1)
-    assert not StepDir(place(run, "train")).done
+    training = place(run, "train")
+    assert not StepDir(training).done
+    assert training.name in listed(out)[0]["replaying"]
+    with pytest.raises(DataError, match="a replay is not finished"):
+        purge(["r1"], out)
     done = replay(run.path, engine="local", workers=1)
+    assert listed(out)[0]["replaying"] == []
     assert done["trainings"][0]["from_step"] >= 8
+    assert done["trainings"][0]["steps_planned"] == done["trainings"][0]["steps"] == STEPS
     assert listed(out)[0]["tainted"] == []
 
 
