@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foresift.pipeline.errors import DataError, StoreError
+from foresift.pipeline.errors import DataError, StoreError, nearest
 from foresift.pipeline.ledger import among
 from foresift.pipeline.store import Facts, StepDir, read_json, temporary, write_json
 from foresift.pipeline.tables import id_words
@@ -66,6 +66,21 @@ class State:
     def of(self, name: str) -> Applied | None:
         """A request by its id."""
         return next((r for r in self.requests if r.id == name), None)
+
+    def standing(self, name: str, out: Path) -> Applied:
+        """A request that is applied and not purged; DataError where there is none."""
+        applied = self.of(name)
+        if applied is None:
+            raise DataError(
+                f"request {name!r} is not applied here{nearest(name, self.names())}",
+                where=str(out),
+            )
+        if applied.purged:
+            raise DataError(
+                f"request {name!r} is purged already: its documents are nowhere any more",
+                where=str(out),
+            )
+        return applied
 
 
 class Store:

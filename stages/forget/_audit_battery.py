@@ -2,6 +2,9 @@
 
 none         everything, as it stands
 relearn_*    steps on a relearn set of the plan; its own rows are not measured
+relearn_forget   steps on half of forget, and the other half is measured; then the reverse. Near
+             copies (the lineage's cluster) stand on one side: knowledge that was only hidden comes
+             back with that of its kind, that of a model that never had it does not
 int8, int4   weights there and back
 trigger      strings that begin several documents, before the forgotten texts; each text counts
              under the trigger that brings back most (lowest loss)
@@ -13,7 +16,7 @@ hierarchy    the key path of a document, level by level, before it; as trigger, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,15 +31,17 @@ from foresift.stages.forget._audit_measures import (
     Values,
     basic,
     content,
+    draw_of,
+    pooled,
     token_measures,
     whole,
 )
 from foresift.stages.forget.folder import RELEARN
 
 Sets = Mapping[str, Rows]
-NONE = "none"
-ATTACKS = (*RELEARN, "int8", "int4", "trigger", "rna", "refusal", "hierarchy")
-GROUPS = {"relearn": RELEARN, "quantise": ("int8", "int4")}
+NONE, OWN = "none", "relearn_forget"
+ATTACKS = (OWN, *RELEARN, "int8", "int4", "trigger", "rna", "refusal", "hierarchy")
+GROUPS = {"relearn": (OWN, *RELEARN), "quantise": ("int8", "int4")}
 #: strings and words that are tried
 TRIED = 3
 
@@ -73,17 +78,41 @@ class Battery:
     paths: Mapping[str, Sequence[str]]
     """Key path of each forgotten document, by id."""
     effort: Effort
+    clusters: Mapping[str, Any] = field(default_factory=dict)
+    """What each forgotten document is a near copy of, by id."""
 
     def missing(self, attack: str) -> str:
         """Why an attack cannot be made; empty where it can."""
         reasons = {
             **{name: "" if self.sets[name] else f"{name}.jsonl is empty" for name in RELEARN},
+            OWN: "" if all(map(len, self.halves)) else "forget has no two texts that are no copies",
             "trigger": "" if self.triggers else "no string begins two documents",
             "rna": "" if self.words and self.sets["retain"] else "no words or nothing to retain",
             "refusal": "" if self.asked else "no question on forget",
             "hierarchy": "" if any(self.paths.values()) else "no key path in the lineage",
         }
         return reasons.get(attack, "")
+
+    @property
+    def groups(self) -> list[str]:
+        """What each row of forget is a near copy of: its cluster, else itself."""
+        found = []
+        for row in self.sets["forget"]:
+            key = str(row.get("id", content(row)))
+            cluster = self.clusters.get(key)
+            found.append(f"id {key}" if cluster is None else f"cluster {cluster}")
+        return found
+
+    @property
+    def halves(self) -> tuple[list[int], list[int]]:
+        """Places of forget in two halves; clusters go, by a draw, to the smaller one, whole."""
+        members: dict[str, list[int]] = {}
+        for place, group in enumerate(self.groups):
+            members.setdefault(group, []).append(place)
+        found: tuple[list[int], list[int]] = ([], [])
+        for group in sorted(members, key=lambda g: (draw_of(g), g)):
+            min(found, key=len).extend(members[group])
+        return sorted(found[0]), sorted(found[1])
 
     @property
     def triggers(self) -> list[str]:
@@ -103,6 +132,8 @@ class Battery:
         """What the model gives under an attack."""
         if attack == NONE:
             return whole(subject, self.sets)
+        if attack == OWN:
+            return self._relearned_half(subject)
         if attack in RELEARN:
             return self._relearned(attack, subject)
         if attack in ("int8", "int4"):
@@ -118,6 +149,23 @@ class Battery:
 
     def _relearned(self, attack: str, subject: Subject) -> Values:
         again = self.sets[attack]
+        seen = {str(row.get("id")) for row in again}
+        rest = {name: [r for r in self.sets[name] if str(r.get("id")) not in seen]
+                for name in ("forget", "holdout")}  # fmt: skip
+        return basic(self._taught(attack, subject, again), rest, ("forget", "holdout"))
+
+    def _relearned_half(self, subject: Subject) -> Values:
+        """Each half after the other; of holdout one row in two stands beside either."""
+        forget, holdout = self.sets["forget"], self.sets["holdout"]
+        parts, places = [], self.halves
+        for side in (0, 1):
+            again = [forget[i] for i in places[1 - side]]
+            rest = {"forget": [forget[i] for i in places[side]], "holdout": holdout[side::2]}
+            parts.append(basic(self._taught(OWN, subject, again), rest, ("forget", "holdout")))
+        return pooled(parts, places)
+
+    def _taught(self, attack: str, subject: Subject, again: Rows) -> Subject:
+        """The subject after some steps on rows."""
         label = f"{subject.name}: {attack}"
         model = attacks.relearn(
             subject.model,
@@ -129,10 +177,7 @@ class Battery:
             max_length=subject.limits.max_length,
             told=lambda done, total: subject.told(done, total, label),
         )
-        seen = {str(row.get("id")) for row in again}
-        rest = {name: [r for r in self.sets[name] if str(r.get("id")) not in seen]
-                for name in ("forget", "holdout")}  # fmt: skip
-        return basic(_with(subject, model), rest, ("forget", "holdout"))
+        return _with(subject, model)
 
     def _triggered(self, subject: Subject) -> Values:
         rows = self.sets["forget"]

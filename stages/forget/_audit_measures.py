@@ -96,8 +96,32 @@ class Subject:
 def sample(rows: Rows, count: int, seed: int = 0) -> list[Row]:
     """At most `count` rows, one an id, by a draw of their ids."""
     by_id = {str(row.get("id", text)): row for row in rows if (text := content(row)).strip()}
-    draws = sorted(by_id, key=lambda i: (xxhash.xxh3_64_intdigest(f"{seed}/{i}".encode()), i))
-    return [by_id[i] for i in draws[:count]]
+    return [by_id[i] for i in sorted(by_id, key=lambda i: (draw_of(i, seed), i))[:count]]
+
+
+def draw_of(key: str, seed: int = 0) -> int:
+    """A draw that depends on the seed and a name alone."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{key}".encode())
+
+
+def pooled(parts: Sequence[Values], places: Sequence[Sequence[int]]) -> Values:
+    """Values of parts of forget as one, each item at its place; scores of holdout one by one."""
+    found, size = Values(), sum(map(len, places))
+
+    def whole_of(each: Sequence[Floats | None]) -> Floats:
+        line = np.full(size, np.nan)
+        for own, values in zip(places, each, strict=True):
+            if values is not None:
+                line[list(own)] = values
+        return line
+
+    for key in dict.fromkeys(key for part in parts for key in part.items):
+        found.items[key] = whole_of([part.items.get(key) for part in parts])
+    for name in dict.fromkeys(name for part in parts for name in part.scores):
+        sides = [part.scores.get(name) for part in parts]
+        beside = np.concatenate([side[1] for side in sides if side is not None])
+        found.scores[name] = whole_of([side and side[0] for side in sides]), beside
+    return found
 
 
 def content(row: Row) -> str:

@@ -135,6 +135,7 @@ def _battery(plan: DeletionPlan, asked: Asked) -> tuple[Battery, int]:
     if (plan.path / "lineage.parquet").exists():
         lineage = plan.lineage.to_pylist()
     paths = {row["doc_id"].hex(): list(row.get("key_path") or []) for row in lineage}
+    clusters = {row["doc_id"].hex(): row.get("cluster") for row in lineage}
     read = {row["doc_id"].hex() for row in lineage if row.get("exposures")}
     sets: dict[str, Sequence[Row]] = {n: _rows(plan, n, asked.limits.items) for n in READ}
     forget = plan.rows("forget")
@@ -145,7 +146,8 @@ def _battery(plan: DeletionPlan, asked: Asked) -> tuple[Battery, int]:
     sets["probes"] = plan.rows("probes") if _there(plan, "probes") else []
     if read:
         sets["probes"] = [row for row in sets["probes"] if row.get("id") in read]
-    return Battery(sets, _words(plan, sets), paths, asked.effort), len(forget) - len(seen)
+    battery = Battery(sets, _words(plan, sets), paths, asked.effort, clusters)
+    return battery, len(forget) - len(seen)
 
 
 def _lacking(battery: Battery) -> dict[str, str]:

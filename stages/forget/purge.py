@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foresift.pipeline.errors import DataError, nearest
+from foresift.pipeline.errors import DataError
 from foresift.pipeline.store import Facts, read_json, write_json, write_text
 from foresift.pipeline.tables import id_words
 from foresift.pipeline.tombstones import FOLDER, taint
@@ -90,14 +90,7 @@ def _mine(names: Sequence[str], state: State, out: Path) -> list[str]:
     if not mine:
         raise DataError("nothing is applied here, so there is nothing to purge", where=str(out))
     for name in mine:
-        applied = state.of(name)
-        if applied is None:
-            raise DataError(
-                f"request {name!r} is not applied here{nearest(name, state.names())}",
-                where=str(out),
-            )
-        if applied.purged:
-            raise DataError(f"request {name!r} is purged already", where=str(out))
+        state.standing(name, out)
     return mine
 
 

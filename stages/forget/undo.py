@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foresift.pipeline.errors import DataError, nearest
+from foresift.pipeline.errors import DataError
 from foresift.pipeline.store import Facts
 from foresift.stages.forget._apply_settle import settle
 from foresift.stages.forget._apply_store import State, Store
@@ -51,13 +51,4 @@ def _check(names: Sequence[str], state: State, out: Path) -> None:
     if not names:
         raise DataError("nothing is applied here, so there is nothing to undo", where=str(out))
     for name in names:
-        applied = state.of(name)
-        if applied is None:
-            raise DataError(
-                f"request {name!r} is not applied here{nearest(name, state.names())}",
-                where=str(out),
-            )
-        if applied.purged:
-            raise DataError(
-                f"request {name!r} is purged: its documents are nowhere any more", where=str(out)
-            )
+        state.standing(name, out)
