@@ -7,6 +7,7 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,8 +21,8 @@ from foresift.pipeline.lm.model import load_tokenizer
 from foresift.stages.forget import _audit_measures as measures
 from foresift.stages.forget import audit as tested
 from foresift.stages.forget import folder
-from foresift.stages.forget._audit_battery import ATTACKS, Effort, chosen
-from foresift.stages.forget._audit_measures import Limits
+from foresift.stages.forget._audit_battery import ATTACKS, OWN, Battery, Effort, chosen
+from foresift.stages.forget._audit_measures import Limits, Values
 
 WORDS = [
     "amber",
@@ -123,6 +124,9 @@ def test_a_model_that_saw_is_found_out_under_every_attack(plan: Path, models) ->
         assert ("forget", name) in plain
     assert plain["probes", "probe_recall"] == FEW
     assert outcomes(facts, "int8")["forget", "loss"] == FAIL
+    assert outcomes(facts, OWN)["forget", "loss"] == FAIL
+    (own,) = (f for f in facts["findings"] if (f["attack"], f["measure"]) == (OWN, "loss"))
+    assert own["n"] == 24  # every row, each after the other half
     assert outcomes(facts, "rna").keys() == {("retain", "loss"), ("retain", "exact_memorisation")}
     assert outcomes(facts, "refusal") == {("forget", "refusal"): FEW}
     assert facts["summary"]["PrivLeak"] < 0
@@ -166,6 +170,65 @@ def test_the_command_prints_a_table(plan: Path, models) -> None:
     assert done.exit_code == 0, done.output
     assert "verdict: fail" in done.output
     assert json.loads(done.stdout.strip().splitlines()[-1])["verdict"] == FAIL
+
+
+class Heard:
+    """Stands for models: what is learned is noted, and measured is whether a row was learned."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.taught: list[set[str]] = []
+
+        def learn(model, tokenizer, items, **_):
+            self.taught.append(set(items))
+            return set(items)
+
+        def told(subject, sets, names):
+            learned = [
+                np.array([float(str(r["text"]) in subject.model) for r in sets[name]])
+                for name in names
+            ]
+            return Values({("forget", "loss"): learned[0]}, {"loss": tuple(learned)})
+
+        monkeypatch.setattr("foresift.pipeline.audit.attacks.relearn", learn)
+        monkeypatch.setattr("foresift.stages.forget._audit_battery.basic", told)
+
+
+def halved(forget: list, clusters: dict, holdout: list | None = None) -> Battery:
+    sets = {name: [] for name in ("retain", "probes", *folder.RELEARN)}
+    return Battery({**sets, "forget": forget, "holdout": holdout or []}, [], {}, Effort(), clusters)
+
+
+def test_half_of_forget_is_relearned_and_the_other_half_measured(monkeypatch) -> None:
+    forget, beside = rows("forget", 20), rows("holdout", 7)
+    clusters = {str(row["id"]): number // 4 for number, row in enumerate(forget[:12])}
+    heard, battery = Heard(monkeypatch), halved(forget, clusters, beside)
+    subject = measures.Subject(None, None, Limits(), lambda *_: None, "audited")
+    found = battery.run(OWN, subject)
+    assert found.items["forget", "loss"].tolist() == [0.0] * 20  # nobody on what he learned
+    assert len(found.scores["loss"][1]) == 7
+    texts = [str(row["text"]) for row in forget]
+    assert heard.taught[0] | heard.taught[1] == set(texts)
+    assert not heard.taught[0] & heard.taught[1]
+    assert {len(side) for side in battery.halves} == {10}
+    for start in (0, 4, 8):  # near copies of a text stay together
+        assert any(set(texts[start : start + 4]) <= side for side in heard.taught)
+    turned = halved(forget[::-1], clusters)
+    assert {forget[::-1][i]["id"] for i in turned.halves[0]} == {
+        forget[i]["id"] for i in battery.halves[0]
+    }
+
+
+def test_one_text_and_its_copies_cannot_be_halved() -> None:
+    forget = rows("forget", 5)
+    alike = halved(forget, {str(row["id"]): 3 for row in forget})
+    assert "no two texts" in alike.missing(OWN)
+    assert not halved(forget, {}).missing(OWN)
+
+
+def test_pooled_values_stand_at_their_places() -> None:
+    parts = [Values({("forget", "loss"): np.array([1.0, 3.0])}), Values({})]
+    found = measures.pooled(parts, [[0, 2], [1]]).items["forget", "loss"]
+    np.testing.assert_equal(found, [1.0, np.nan, 3.0])
 
 
 def test_attacks_by_name_and_group() -> None:
