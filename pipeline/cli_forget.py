@@ -205,7 +205,8 @@ def audit(
     """Measure whether a model still knows what was to go, plain and under attack.
 
     Passed is what cannot be told from --retrained under the same attack, by intervals. Without
-    it all is measured and nothing proved. Writes verdict.json and audit.html.
+    it all is measured and nothing proved. Writes verdict.json and audit.html. Exit code: 0 pass,
+    1 fail, 3 neither shown, 2 errors.
 
     Example: foresift forget audit out/model --plan out/deletions/r-17 --retrained out/clean
     """
@@ -223,6 +224,7 @@ def audit(
             told = stage.audit(asked, bars)
         lines = [*stage.lines(told), f"see {(out or plan) / 'audit.html'}"]
         _tell(told, lines, as_json)
+        raise typer.Exit(stage.exit_code(told))
 
 
 @app.command()

@@ -6,13 +6,15 @@ differences d_i = audited_i - retrained_i of a measure and its margin,
     interval   2.5 and 97.5 % quantiles of the mean of d over DRAWS resamples of the items
                of AUCs: of their difference, forget and holdout items resampled each by itself
     pass              the interval lies inside [-margin, margin]
-    not enough items  fewer than LEAST items, or an interval so wide (wider than the margin to
-                      either side) that no estimate could pass, unless it lies wholly outside
-    fail              all else: not shown to be alike
+    fail              it excludes 0 and reaches beyond the margin on that side: they differ, and
+                      perhaps by more than what counts as nothing
+    inconclusive      all else, and fewer than LEAST items: neither is shown; more items would tell
     no reference      without a retrained model: measured, not proved. Never a pass
 
-All findings must pass. Each is tested at its full level; their number needs no correction, since a
-pass of the whole is a pass of every one. Both sides count: a model that knows a text less than one
+The whole fails where a finding fails, passes only where every one passes, and is inconclusive else.
+Each is tested at its full level. A pass of the whole needs no correction for their number, being a
+pass of every one. A failure has none: of many intervals at 95 % one in twenty misses the truth, so
+look at how many fail, and at which. Both sides count: a model that knows a text less than one
 that never saw it gives it away too. Of values that are only 0 and 1 the interval is Wilson's, of
 their differences Tango's: resampling does not see what did not happen, and one item of 30 that
 differs would pass where none of 30 does not.
@@ -39,8 +41,10 @@ from foresift.pipeline.errors import DataError
 from foresift.pipeline.rng import Rng
 
 Floats = npt.NDArray[np.float64]
-PASS, FAIL, FEW = "pass", "fail", "not enough items"
+PASS, FAIL, OPEN = "pass", "fail", "inconclusive"
 UNPROVED = "no reference: measured, not proved"
+#: what is told first, and what decides over what
+ORDER = (UNPROVED, FAIL, OPEN, PASS)
 DRAWS, LEAST = 2000, 20
 #: differences too small to matter, in the unit of each measure
 MARGINS = {
@@ -165,18 +169,17 @@ def judge(difference: Interval | None, margin: float, n: int) -> str:
     if difference is None:
         return UNPROVED
     if n < LEAST:
-        return FEW
+        return OPEN
     low, high = difference.low, difference.high
     if -margin <= low and high <= margin:
         return PASS
-    outside = low > margin or high < -margin
-    return FEW if (high - low) / 2 > margin and not outside else FAIL
+    return FAIL if low > 0 or high < 0 else OPEN  # beyond the margin on that side, as not inside
 
 
 def overall(findings: Iterable[Finding]) -> str:
-    """One word for all: fail before not enough items before pass."""
+    """One word for all: fail before inconclusive before pass."""
     found = {finding.outcome for finding in findings}
-    return next((o for o in (UNPROVED, FAIL, FEW, PASS) if o in found), UNPROVED)
+    return next((o for o in ORDER if o in found), UNPROVED)
 
 
 def mean(values: npt.ArrayLike) -> Interval:

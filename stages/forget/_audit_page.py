@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from foresift.pipeline.audit.verdict import ORDER
 from foresift.pipeline.store import Facts
 from foresift.stages import report
 from foresift.stages.report.charts import number, svg_text
@@ -21,8 +22,9 @@ Told = Sequence[tuple[str, str, float, float | None]]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 WORDS = {
     "pass": "Indistinguishable from the retrained model in everything measured.",
-    "fail": "Not shown to be like the retrained model: a difference exceeds its margin, or may.",
-    "not enough items": "Too few items to tell the model from the retrained one.",
+    "fail": "Not like the retrained model: a difference is there, and may exceed its margin.",
+    "inconclusive": "Neither shown to be like the retrained model nor unlike it: more items would"
+    " tell.",
 }
 _STYLE = """<style>
 svg.forest { width: 100%; min-width: 34rem; height: auto; margin: .6rem 0; }
@@ -31,12 +33,24 @@ td.fail { color: var(--warn); font-weight: 600; } td.pass { font-weight: 600; }
 </style>"""
 
 
+def failures_first(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Findings by outcome, those of one outcome in their order."""
+    return sorted(findings, key=lambda f: ORDER.index(f["outcome"]))
+
+
+def counted(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many findings had which outcome, failures first."""
+    told = [f["outcome"] for f in findings]
+    return ", ".join(f"{told.count(outcome)} {outcome}" for outcome in ORDER if outcome in told)
+
+
 def render(facts: Facts, told: Told = ()) -> str:
     """The whole page."""
     style = (Path(report.__path__[0]) / "style.html").read_text(encoding="utf-8")
     result = WORDS.get(
         facts["verdict"], "No retrained model to compare with: measured, not proved."
     )
+    findings = failures_first(facts["findings"])
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -44,17 +58,18 @@ def render(facts: Facts, told: Told = ()) -> str:
         f"<title>Audit: {_shown(facts['verdict'])}</title>{style}{_STYLE}</head><body><main>",
         f'<header><p class="eyebrow">foresift audit · {_shown(facts["written"])}</p>',
         f"<h1>Verdict: {_shown(facts['verdict'])}</h1>",
-        f'<p class="result">{_shown(result)}</p></header>',
+        f'<p class="result">{_shown(result)} Findings: {_shown(counted(findings))}.</p></header>',
         _about(facts),
         _warnings(facts["skipped"], facts["unseen"]),
         "<h2>Both models</h2>",
         '<p class="note">Each line has its own scale, from the least to the largest end of its two '
         "intervals. Circle: audited; square: retrained. Bars are 95 % intervals over items.</p>",
-        f'<div class="wide">{forest(facts["findings"])}</div>',
+        f'<div class="wide">{forest(findings)}</div>',
         "<h2>Findings</h2>",
         '<p class="note">Pass: the interval of the difference lies within the margin to both '
-        "sides. A difference that was merely not found is no pass.</p>",
-        _table(facts["findings"]),
+        "sides. Fail: it excludes 0 and reaches beyond the margin. Inconclusive: neither, or fewer "
+        "than 20 items. Of many intervals at 95 % one in twenty misses the truth.</p>",
+        _table(findings),
         _texts(told),
         _settings(facts),
         "</main></body></html>\n",

@@ -2,7 +2,7 @@
 
     none and each attack   measures of the audited model, and of the retrained one under the same
                            attack; the paired differences with intervals and margins
-    verdict                pass | fail | not enough items | no reference: measured, not proved
+    verdict                pass | fail | inconclusive | no reference: measured, not proved
 
 Written: verdict.json (all of it, with versions) and audit.html (one page that needs no network;
 texts masked and escaped). Measures: pipeline/audit; attacks: `_audit_battery.py`; how a verdict is
@@ -81,11 +81,16 @@ def asked(*, attacks: str, items: int, steps: int, lr: float, margin: float, **g
     return Asked(attacks=names, limits=limits, effort=effort, margin=margin, **given)
 
 
+def exit_code(facts: Facts) -> int:
+    """0 for a pass alone, 1 for a failure, 3 where neither is shown; 2 is for errors."""
+    return {verdict.PASS: 0, verdict.FAIL: 1}.get(facts["verdict"], 3)
+
+
 def lines(facts: Facts) -> list[str]:
-    """The findings as a table for a terminal, and the verdict."""
+    """The findings as a table for a terminal, failures first, and the verdict."""
     heads = ("attack", "items", "measure", "n", "audited", "retrained", "outcome")
     rows = [heads]
-    for f in facts["findings"]:
+    for f in page.failures_first(facts["findings"]):
         figures = (page.interval(f["audited"]), page.interval(f["retrained"]))
         rows.append((f["attack"], f["set"], f["measure"], str(f["n"]), *figures, f["outcome"]))
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
@@ -96,7 +101,8 @@ def lines(facts: Facts) -> list[str]:
     skipped = [f"not tried: {name} ({why})" for name, why in facts["skipped"].items()]
     if facts["unseen"]:
         skipped.append(f"left out: {facts['unseen']} forgotten rows that no training read")
-    return [*table, *skipped, f"verdict: {facts['verdict']}"]
+    counts = page.counted(facts["findings"])
+    return [*table, *skipped, f"findings: {counts}", f"verdict: {facts['verdict']}"]
 
 
 def audit(asked: Asked, told: Told = lambda done, total, label: None) -> Facts:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from foresift.pipeline import cli_forget
 from foresift.pipeline.audit.attacks import relearn
-from foresift.pipeline.audit.verdict import FAIL, FEW, PASS, UNPROVED
+from foresift.pipeline.audit.verdict import FAIL, OPEN, PASS, UNPROVED
 from foresift.pipeline.errors import DataError, ForesiftError
 from foresift.pipeline.lm.model import load_tokenizer
 from foresift.stages.forget import _audit_measures as measures
@@ -122,13 +122,13 @@ def test_a_model_that_saw_is_found_out_under_every_attack(plan: Path, models) ->
     assert plain["forget against holdout", "auc_loss"] == FAIL
     for name in ("cued_recall", "remind_steepness", "truth_ratio", "exposure", "recognition"):
         assert ("forget", name) in plain
-    assert plain["probes", "probe_recall"] == FEW
+    assert plain["probes", "probe_recall"] == OPEN
     assert outcomes(facts, "int8")["forget", "loss"] == FAIL
     assert outcomes(facts, OWN)["forget", "loss"] == FAIL
     (own,) = (f for f in facts["findings"] if (f["attack"], f["measure"]) == (OWN, "loss"))
     assert own["n"] == 24  # every row, each after the other half
     assert outcomes(facts, "rna").keys() == {("retain", "loss"), ("retain", "exact_memorisation")}
-    assert outcomes(facts, "refusal") == {("forget", "refusal"): FEW}
+    assert outcomes(facts, "refusal") == {("forget", "refusal"): OPEN}
     assert facts["summary"]["PrivLeak"] < 0
     assert 0 <= facts["summary"]["F.D."] <= 1
     assert {label for *_, label in heard} >= {"audited: attacks", "retrained: attacks"}
@@ -140,7 +140,7 @@ def test_a_model_against_itself_passes_where_there_are_items(plan: Path, models)
     found = outcomes(facts)
     assert found["forget", "loss"] == PASS
     assert FAIL not in found.values()
-    assert facts["verdict"] == FEW  # too few were decoded
+    assert facts["verdict"] == OPEN  # too few were decoded
     assert facts["summary"]["F.D."] == 1
 
 
@@ -167,8 +167,9 @@ def test_the_command_prints_a_table(plan: Path, models) -> None:
     line = ["audit", models[0], "--plan", str(plan), "--retrained", models[1], "--items", "20"]
     line += ["--attacks", "quantise", "--device", "cpu", "--json"]
     done = CliRunner().invoke(cli_forget.app, line)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert "verdict: fail" in done.output
+    assert done.output.index(" fail\n") < done.output.index(" inconclusive\n")
     assert json.loads(done.stdout.strip().splitlines()[-1])["verdict"] == FAIL
 
 
@@ -229,6 +230,11 @@ def test_pooled_values_stand_at_their_places() -> None:
     parts = [Values({("forget", "loss"): np.array([1.0, 3.0])}), Values({})]
     found = measures.pooled(parts, [[0, 2], [1]]).items["forget", "loss"]
     np.testing.assert_equal(found, [1.0, np.nan, 3.0])
+
+
+def test_only_a_pass_exits_with_0() -> None:
+    codes = [tested.exit_code({"verdict": each}) for each in (PASS, FAIL, OPEN, UNPROVED)]
+    assert codes == [0, 1, 3, 3]
 
 
 def test_attacks_by_name_and_group() -> None:
@@ -330,8 +336,11 @@ def test_attacks_behind_a_blank_are_asked_whole_and_documents_count_once() -> No
 def test_the_page_says_no_more_than_was_shown(plan: Path, models) -> None:
     tested.audit(asked(plan, *models))
     html = (plan / "audit.html").read_text()
-    assert "Not shown to be like the retrained model" in html
+    assert "Not like the retrained model" in html
     assert "against the retrained model" in html
+    told = re.findall(r'<td class="[a-z]*">([a-z ]+)</td>', html)
+    assert told == sorted(told, key=[FAIL, OPEN, PASS].index)
+    assert f"Findings: {told.count(FAIL)} fail, " in html
     heads = re.findall(r"<th[^>]*>([^<]+)</th>", html)
     assert heads.index("outcome") == 3  # in sight before what scrolls
     tested.audit(asked(plan, models[0]))

@@ -1,4 +1,4 @@
-"""Verdicts: equivalence passes, differences fail, few items say so, no reference never passes."""
+"""Verdicts: alike passes, unlike fails, the rest is open, and no reference never passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foresift.pipeline.audit import verdict as tested
-from foresift.pipeline.audit.verdict import FAIL, FEW, PASS, UNPROVED, Interval
+from foresift.pipeline.audit.verdict import FAIL, OPEN, PASS, UNPROVED, Interval
 from foresift.pipeline.errors import DataError
 
 DRAW = np.random.default_rng(0)
@@ -19,13 +19,17 @@ BASE = DRAW.normal(3, 0.5, 200)
     ("low", "high", "n", "outcome"),
     [
         (-0.05, 0.08, 50, PASS),
-        (-0.05, 0.12, 50, FAIL),
+        (-0.05, 0.12, 50, OPEN),
+        (0.01, 0.12, 50, FAIL),  # it differs, and perhaps by more than the margin
+        (-0.12, -0.01, 50, FAIL),
+        (0.0, 0.12, 50, OPEN),
         (0.02, 0.05, 50, PASS),  # a difference, but too small to matter
         (0.2, 0.3, 50, FAIL),
         (-0.3, -0.2, 50, FAIL),  # forgot more than a model that never knew
-        (-0.2, 0.2, 50, FEW),
+        (-0.2, 0.2, 50, OPEN),
         (0.5, 1.5, 50, FAIL),  # wide, but wholly outside
-        (-0.01, 0.01, 19, FEW),
+        (-0.01, 0.01, 19, OPEN),
+        (0.5, 1.5, 19, OPEN),
     ],
 )
 def test_outcomes(low: float, high: float, n: int, outcome: str) -> None:
@@ -44,7 +48,7 @@ def test_no_difference_found_is_not_no_difference() -> None:
     """Thirty noisy items: no significant difference, and still no pass."""
     found = tested.compare(BASE[:30] + DRAW.normal(0, 3, 30), BASE[:30], measure="loss")
     assert found.difference.low < 0 < found.difference.high
-    assert found.outcome == FEW
+    assert found.outcome == OPEN
 
 
 def test_without_a_reference_nothing_passes() -> None:
@@ -58,7 +62,7 @@ def test_without_a_reference_nothing_passes() -> None:
 
 def test_nothing_in_few_items_proves_nothing() -> None:
     few, many = np.zeros(30), np.zeros(60)
-    assert tested.compare(few, few, measure="extractable").outcome == FEW
+    assert tested.compare(few, few, measure="extractable").outcome == OPEN
     assert tested.compare(many, many, measure="extractable").outcome == PASS
     assert tested.mean(np.zeros(30)).high == pytest.approx(0.1135, abs=1e-3)
 
@@ -131,5 +135,5 @@ def test_one_failure_fails_the_whole() -> None:
     bad = tested.compare(BASE + 1, BASE, measure="loss")
     few = tested.compare(BASE[:5], BASE[:5], measure="loss")
     assert tested.overall([good, good]) == PASS
-    assert tested.overall([good, few]) == FEW
+    assert tested.overall([good, few]) == OPEN
     assert tested.overall([few, bad, good]) == FAIL
