@@ -18,6 +18,8 @@ look at how many fail, and at which. Both sides count: a model that knows a text
 that never saw it gives it away too. Of values that are only 0 and 1 the interval is Wilson's, of
 their differences Tango's: resampling does not see what did not happen, and one item of 30 that
 differs would pass where none of 30 does not.
+A mean hides a few remembered texts, so they are counted: `known_better` is the share of items whose
+loss is more than CLEARLY below the retrained model's, against the share under exchange of the two.
 Resampling does not depend on the order of items. The margins are conventions: what is too small to
 matter, not what noise would hide.
 
@@ -32,6 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +49,12 @@ UNPROVED = "no reference: measured, not proved"
 #: what is told first, and what decides over what
 ORDER = (UNPROVED, FAIL, OPEN, PASS)
 DRAWS, LEAST = 2000, 20
+#: nats a token by which a model knows an item clearly better than another does
+CLEARLY = 1.0
 #: differences too small to matter, in the unit of each measure
 MARGINS = {
     "loss": 0.1,
+    "known_better": 0.02,  # 189 items where none differs, to pass
     "min_k_pp_20": 0.25,
     "min_k_pp_40": 0.25,
     "extraction_strength": 0.1,
@@ -125,6 +131,16 @@ def compare(
         margin=room,
         outcome=judge(gap, room, len(ours)),
     )
+
+
+def known_better(audited: npt.ArrayLike, retrained: npt.ArrayLike, **told: Any) -> Finding:
+    """The finding of the share of items that one model knows clearly better, from losses.
+
+    `audited`: the audited model better than the retrained one; `retrained`: the reverse.
+    """
+    gap = np.asarray(retrained, dtype=np.float64) - np.asarray(audited, dtype=np.float64)
+    ours, theirs = (np.where(np.isfinite(gap), s * gap > CLEARLY, np.nan) for s in (1, -1))
+    return compare(ours, theirs, measure="known_better", **told)
 
 
 def compare_auc(

@@ -243,6 +243,11 @@ def _findings(
                     values, other, measure=measure, attack=attack, items=items, scale=scale
                 )
             )
+        loss = ("forget", "loss")
+        if theirs is not None and loss in ours.items and loss in theirs.items:
+            losses = ours.items[loss], theirs.items[loss]
+            if np.isfinite(sum(losses)).any():
+                found.append(verdict.known_better(*losses, attack=attack, scale=scale))
         for measure, sides in ours.scores.items():
             pair = None if theirs is None else theirs.scores[measure]
             found.append(

@@ -126,6 +126,7 @@ def test_a_model_that_saw_is_found_out_under_every_attack(plan: Path, models) ->
     assert outcomes(facts, "int8")["forget", "loss"] == FAIL
     assert outcomes(facts, OWN)["forget", "loss"] == FAIL
     (own,) = (f for f in facts["findings"] if (f["attack"], f["measure"]) == (OWN, "loss"))
+    assert outcomes(facts, OWN)["forget", "known_better"] == FAIL
     assert own["n"] == 24  # every row, each after the other half
     assert outcomes(facts, "rna").keys() == {("retain", "loss"), ("retain", "exact_memorisation")}
     assert outcomes(facts, "refusal") == {("forget", "refusal"): OPEN}

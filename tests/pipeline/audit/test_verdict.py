@@ -96,6 +96,26 @@ def test_counts_do_not_pass_where_the_difference_is_as_large_as_the_margin() -> 
         assert np.mean(passed) < 0.05
 
 
+def test_a_few_remembered_texts_fail_though_the_mean_passes() -> None:
+    clean = np.tile(BASE, 2)[:256]
+    ours = clean + np.random.default_rng(1).normal(0, 0.1, 256)
+    ours[:6] = clean[:6] - 1.5
+    assert tested.compare(ours, clean, measure="loss").outcome == PASS
+    found = tested.known_better(ours, clean)
+    assert (found.outcome, found.measure, found.n) == (FAIL, "known_better", 256)
+    assert (found.audited.value, found.retrained.value) == (6 / 256, 0)
+    turned = tested.known_better(clean, ours)  # forgot what a clean model would know
+    assert turned.outcome == FAIL
+    assert turned.difference.value == -6 / 256
+
+
+def test_nobody_knows_more_passes_where_there_are_items() -> None:
+    for n, outcome in ((189, PASS), (188, OPEN)):
+        assert tested.known_better(np.zeros(n), np.ones(n)).outcome == outcome  # a gap of just 1
+    few = np.r_[np.full(20, 1.0), np.nan]
+    assert tested.known_better(few, np.r_[np.zeros(20), 9.0]).n == 20
+
+
 def test_items_that_one_model_cannot_give_are_left_out() -> None:
     ours, theirs = BASE[:40].copy(), BASE[:40].copy()
     ours[0] = theirs[1] = np.nan
