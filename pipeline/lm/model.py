@@ -206,7 +206,7 @@ def load(spec: ModelSpec) -> Loaded:
             f"{model.get_input_embeddings().num_embeddings}",
             where=spec.init,
         )
-    device = pick_device(spec.device)
+    device = _here(pick_device(spec.device))
     return Loaded(model.to(device).eval(), tokenizer, device)
 
 
@@ -247,6 +247,20 @@ def pick_device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _here(device: str) -> str:
+    """The device, if this process has it: a driver may name one that only its workers have."""
+    import torch
+
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"no such device: {_first_line(error)}", where=device) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise ModelError(f"no such device: CUDA sees {count} GPUs here", where=device)
+    return device
 
 
 def _weights(path: Path) -> bool:

@@ -263,6 +263,16 @@ def test_a_plan_that_cannot_be_audited(plan: Path, change, message: str) -> None
     assert message in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(plan: Path, monkeypatch, device: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    line = ["audit", "configs/models/tiny", "--plan", str(plan), "--device", device]
+    done = CliRunner().invoke(cli_forget.app, line)
+    assert done.exit_code == 2
+    assert "ModelError" in done.output
+    assert f"{device}: no such device" in " ".join(done.output.split())
+
+
 def test_models_that_cut_texts_otherwise_are_refused(plan: Path, models) -> None:
     with pytest.raises(DataError, match="same tokens"):
         tested.audit(asked(plan, models[0], "configs/models/tiny"))
