@@ -117,7 +117,7 @@ def _number(pair: tuple[float, float], digits: int = 2) -> str:
 def _main(found: Found) -> str:
     head = (
         "| arm | gap to oracle, 16 copies (bits) | after relearning | bits a byte | distance |"
-        " FLOPs / training | seconds | looks forgotten | is it |"
+        " FLOPs / training | seconds (median) | looks forgotten | is it |"
     )
     lines = [head, "|---" * 9 + "|"]
     train = np.mean([s[NONE]["flops"] for s in found])
@@ -128,7 +128,7 @@ def _main(found: Found) -> str:
             _number(_interval([s[name]["measures"]["bits"] for s in found]), 3),
             _number(_interval([_distance(s, name) for s in found])),
             f"{np.mean([s[name]['flops'] for s in found]) / train:.3f}",
-            f"{np.mean([s[name]['seconds'] for s in found]):.1f}",
+            f"{np.median([s[name]['seconds'] for s in found]):.1f}",
             "yes" if before else "no", ("yes" if after else "**no**") if before else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -167,7 +167,7 @@ def _costs(found: Found) -> str:
     """Requests after which each way has cost more than curating at the start."""
     train = float(np.mean([s[NONE]["flops"] for s in found]))
     extra = float(np.mean([s[CURATED]["flops"] for s in found])) - train
-    seconds = float(np.mean([s[CURATED]["curating_seconds"] for s in found]))
+    seconds = float(np.median([s[CURATED]["curating_seconds"] for s in found]))
     lines = [
         f"Curating: {seconds:.1f} s and {max(0.0, extra) / train:.4f} of a training, once.",
         "", "| way | a request costs (share of a training) | 1 | 10 | 100 requests |",
