@@ -196,7 +196,7 @@ def goals(found: Found) -> list[dict[str, Any]]:
     left = {k: sum(t[CURATED].get(k, [0])[0] for t in told) for k in ("iban",)}
     ibans = sum(t["distinct"]["iban"] for t in told)
     exact = min(_exact_recall(t) for t in told)
-    mean, half = gaps(found, CURATED)["gap"]
+    mean, _ = gaps(found, CURATED)["gap"]
     bits = [s[CURATED]["measures"]["bits"] - s[NONE]["measures"]["bits"] for s in found]
     spread = (
         float(np.std([s[NONE]["measures"]["bits"] for s in found], ddof=1))
@@ -206,12 +206,12 @@ def goals(found: Found) -> list[dict[str, Any]]:
     looks = [n for n in arms_of(found) if n.startswith("U ") and claims(found, n)[0]]
     held = [n for n in looks if claims(found, n)[1]]
     clean = clean_share(found)
-    margin = MARGIN if math.isnan(half) else max(MARGIN, half)
     return [
         _goal("recall of checksum PII", 1.0, 1 - left["iban"] / ibans, left["iban"] == 0),
         _goal("recall of exact copies", 1.0, exact, exact == 1.0),
-        _goal("curated: exposure at 16 copies - oracle's (bits)", round(margin, 3), mean,
-              abs(mean) <= margin),
+        _goal(
+            "curated: exposure at 16 copies - oracle's (bits)", MARGIN, mean, abs(mean) <= MARGIN
+        ),
         _goal("unlearning arms that look forgotten and still do after relearning", len(looks),
               len(held), len(held) == len(looks)),
         _goal("curated: bits a byte - those of no curation", round(spread, 4),
