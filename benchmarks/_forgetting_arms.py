@@ -57,7 +57,7 @@ class Tier:
     checkpoint_every: int = 0
 
 
-SMOKE = Tier(items=2, background=30_000, tokens=40_000, width=64, layers=2, learning_rate=4e-3)
+SMOKE = Tier(items=2, background=24_000, tokens=30_000, width=64, layers=2, learning_rate=4e-3)
 STANDARD = Tier(items=12, background=200_000, tokens=1_600_000, width=96, layers=3)
 
 

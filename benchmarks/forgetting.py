@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ("none", "curated", "dedup", "pii", "junk", "oracle")
 #: a seed that is in no table: learning rates are chosen on it
 TUNING = 90
-SMOKE = later.Settings(0.1, methods=("ga", "npo", "ssd"), requests=2)
+SMOKE = later.Settings(0.1, methods=("npo", "ssd"), requests=1)
 
 
 def one_seed(seed: int, tier: arms.Tier, folder: Path, settings: later.Settings) -> dict[str, Any]:
