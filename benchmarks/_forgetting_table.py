@@ -227,7 +227,8 @@ def _exact_recall(told: Mapping[str, Any]) -> float:
     """Of the surplus copies, those that deduplication removed."""
     kinds = [k for k in told["before"] if k not in ("clean", "junk")]
     surplus = sum(told["before"][k][0] - told["distinct"][k] for k in kinds)
-    after = sum(max(0, told["dedup"].get(k, [0])[0] - told["distinct"][k]) for k in kinds)
+    left = told.get("dedup", told[CURATED])
+    after = sum(max(0, left.get(k, [0])[0] - told["distinct"][k]) for k in kinds)
     return 1 - after / surplus
 
 

@@ -33,6 +33,7 @@ from _forgetting_corpus import build
 from _forgetting_replay import replayed, same_weights
 
 ROOT = Path(__file__).resolve().parents[1]
+ABLATIONS = ("dedup", "pii", "junk")
 TRAINED = ("none", "curated", "dedup", "pii", "junk", "oracle")
 #: a seed that is in no table: learning rates are chosen on it
 TUNING = 90
@@ -47,7 +48,7 @@ def one_seed(seed: int, tier: arms.Tier, folder: Path, settings: later.Settings)
     folder.mkdir(parents=True, exist_ok=True)
     rows, truth = build(seed, tier.items, tier.background)
     found: dict[str, Any] = {}
-    names = [n for n in TRAINED if tier is not arms.SMOKE or n not in ("pii", "junk")]
+    names = [n for n in TRAINED if tier is not arms.SMOKE or n not in ABLATIONS]
     trained = {name: arms.run(name, rows, truth, folder, tier, seed) for name in names}
     for name, arm in trained.items():
         curating, training = arm.seconds
