@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.proportions import Z, wilson
 
-Z = 1.959963984540054
 Floats = npt.NDArray[np.float64]
 
 
@@ -58,9 +58,7 @@ def auc(members: npt.ArrayLike, others: npt.ArrayLike) -> Auc:
     se = math.sqrt(float(above.var(ddof=1)) / n + float(below.var(ddof=1)) / m)
     if value in (0.0, 1.0):
         k = min(n, m)
-        room = Z * Z / (k + Z * Z)
-        low, high = (1 - room, 1.0) if value else (0.0, room)
-        return Auc(value, low, high, n, m)
+        return Auc(value, *wilson(round(value * k), k), n, m)
     if se == 0:
         return Auc(value, *untrained_band(n, m), n, m)
     middle, half = math.log(value / (1 - value)), Z * se / (value * (1 - value))

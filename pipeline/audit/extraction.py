@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.subsequence import common
 
 PROMPT, LENGTH = 50, 50
 _WORD = re.compile(r"\w+")
@@ -88,24 +89,13 @@ class Rouge(NamedTuple):
 
 def rouge_l(truth: Sequence[Hashable], answer: Sequence[Hashable]) -> Rouge:
     """ROUGE-L of token lists; 0 where one of them is empty."""
-    common = _common(truth, answer)
-    if not common:
+    shared = common(truth, answer)
+    if not shared:
         return Rouge(0.0, 0.0, 0.0)
-    recall, precision = common / len(truth), common / len(answer)
+    recall, precision = shared / len(truth), shared / len(answer)
     return Rouge(recall, precision, 2 * recall * precision / (recall + precision))
 
 
 def rouge_l_words(truth: str, answer: str) -> Rouge:
     """ROUGE-L of the words of two texts, in lower case and without punctuation."""
     return rouge_l(_WORD.findall(truth.lower()), _WORD.findall(answer.lower()))
-
-
-def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Length of the longest common subsequence: one row of the table at a time."""
-    number: dict[Hashable, int] = {}
-    right = np.array([number.setdefault(x, len(number)) for x in b], dtype=np.int64)
-    row = np.zeros(len(b) + 1, dtype=np.int64)
-    for x in a:
-        better = np.where(right == number.get(x, -1), row[:-1] + 1, row[1:])
-        row[1:] = np.maximum.accumulate(better)
-    return int(row[-1])

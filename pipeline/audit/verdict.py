@@ -39,8 +39,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foresift.pipeline.audit.auc import Z, rank_auc
+from foresift.pipeline.audit.auc import rank_auc
 from foresift.pipeline.errors import DataError
+from foresift.pipeline.proportions import Z, wilson
 from foresift.pipeline.rng import Rng
 
 Floats = npt.NDArray[np.float64]
@@ -202,7 +203,8 @@ def mean(values: npt.ArrayLike) -> Interval:
     """The mean of some items with its bootstrap interval."""
     found = np.sort(np.asarray(values, dtype=np.float64))
     if _counted(found):
-        return _wilson(int(found.sum()), len(found))
+        count = int(found.sum())
+        return Interval(count / len(found), *wilson(count, len(found)))
     return _ends(float(found.mean()), _means(found))
 
 
@@ -218,13 +220,6 @@ def _paired(ours: Floats, theirs: Floats) -> Interval:
 def _counted(values: Floats) -> bool:
     """Whether values are only 0 and 1: few of either tell too narrow an interval by themselves."""
     return bool(np.isin(values, (0.0, 1.0)).all())
-
-
-def _wilson(k: int, n: int) -> Interval:
-    p, room = k / n, Z * Z / n
-    middle = (p + room / 2) / (1 + room)
-    half = Z * math.sqrt(p * (1 - p) / n + room / (4 * n)) / (1 + room)
-    return Interval(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))
 
 
 def _tango(up: int, down: int, n: int) -> Interval:

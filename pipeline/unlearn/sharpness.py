@@ -4,20 +4,14 @@
 
 Low sharpness means hard to forget: what is flat is easy to learn and spread over many weights. The
 evidence is from images; for text it is a hypothesis. A document with zero gradient has w = 0.
-Cost: two forwards and a backward a document, one document at a time (10N a token).
+Cost: two forwards and a backward. Of the documents of a corpus: `scorers/sharpness.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-
-from foresift.pipeline.lm.gradients.samples import trainable
-from foresift.pipeline.unlearn.documents import Documents, read
 
 
 def ascent_rise(
@@ -37,16 +31,3 @@ def ascent_rise(
         for p, old in zip(parameters, kept, strict=True):
             p.copy_(old)
     return float(after - before.detach())
-
-
-def sharpness(model: Any, given: Documents, eta: float = 0.1) -> npt.NDArray[np.float64]:
-    """[n] w of each document, in the order of `given`."""
-    parameters = list(trainable(model).values())
-    return np.array([_one(model, given, i, parameters, eta) for i in range(len(given))])
-
-
-def _one(
-    model: Any, given: Documents, i: int, parameters: Sequence[torch.Tensor], eta: float
-) -> float:
-    batch = given.batch([i])
-    return ascent_rise(lambda: read(model, batch).mean, parameters, eta)

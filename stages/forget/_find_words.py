@@ -6,7 +6,7 @@
 
 One word of n that was replaced costs 1 / n whatever n is, so short texts and long ones are held to
 the same measure; the Jaccard similarity of n-grams loses n of them for each word. Unlike it,
-`alike` sees the order of words. Cost of L: |a| |b| / 64 steps (bit-parallel; Hyyrö 2004).
+`alike` sees the order of words. Cost of L: `subsequence.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from foresift.pipeline.minhash import Keys, shingles, span_hashes
 from foresift.pipeline.normal_text import Buffer, Ints, Words, words
+from foresift.pipeline.subsequence import common
 
 Flags = npt.NDArray[np.bool_]
 
@@ -46,26 +47,10 @@ class Text:
         return shingles(self.batch, size)[0]
 
 
-def common(a: Keys, b: Keys) -> int:
-    """Length of the longest common subsequence."""
-    if len(a) > len(b):
-        a, b = b, a
-    places: dict[int, int] = {}
-    for i, word in enumerate(a.tolist()):
-        places[word] = places.get(word, 0) | 1 << i
-    full = (1 << len(a)) - 1
-    row = full
-    for word in b.tolist():
-        met = row & places.get(word, 0)
-        if met:
-            row = (row + met | row - met) & full
-    return len(a) - row.bit_count()
-
-
 def alike(a: Keys, b: Keys) -> float:
     """2 L / (|a| + |b|); 0 where both are empty."""
     both = len(a) + len(b)
-    return 2 * common(a, b) / both if both else 0.0
+    return 2 * common(a.tolist(), b.tolist()) / both if both else 0.0
 
 
 def most_alike(a: int, b: int) -> float:
@@ -77,11 +62,11 @@ def inside(a: Text, b: Text, ngram: int) -> float:
     """L / |a| of the stretch of b, a quarter longer than a, that shares most of its n-grams."""
     size = len(a) + len(a) // 4
     if len(b) <= size:
-        return common(a.words, b.words) / len(a) if len(a) else 0.0
+        return common(a.words.tolist(), b.words.tolist()) / len(a) if len(a) else 0.0
     hits = np.concatenate([[0], np.cumsum(np.isin(b.runs(ngram), a.runs(ngram)))])
     last = len(b) - size
     first = int(np.argmax(hits[size - ngram + 1 :][: last + 1] - hits[: last + 1]))
-    return common(a.words, b.words[first : first + size]) / len(a)
+    return common(a.words.tolist(), b.words[first : first + size].tolist()) / len(a)
 
 
 def spans(a: Text, b: Text, size: int) -> Ints:

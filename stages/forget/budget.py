@@ -159,14 +159,6 @@ def roll_back(line: Sequence[Met]) -> Back | None:
     return None
 
 
-def replay_steps(total: int, first: int, saved: Sequence[int]) -> int:
-    """Steps to take again: `total` less the last saved step before the `first` exposure.
-
-    Of 1,000 steps saved every 100: first at step 1 costs 1,000, at step 901 it costs 100.
-    """
-    return total - max((step for step in saved if step < first), default=0)
-
-
 def _replay(line: Sequence[Met], back: Back) -> tuple[int | None, int | None]:
     """(steps, tokens) from there to the end of the line; None where a training does not tell."""
     steps = [one.training.facts.get("steps") for one in line[back.training :]]

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from foresift.pipeline.proportions import Z, wilson
 from foresift.pipeline.rng import Rng
 
-Z = 1.959963984540054
 RESAMPLES = 400
 Floats = npt.NDArray[np.float64]
 #: chance that a Poisson(1) count is at most 0, 1, 2 ...
@@ -47,11 +47,7 @@ def share(count: int, n: int) -> Interval | None:
     """Wilson's interval of `count` in `n`; None where there is nothing to count in."""
     if n <= 0:
         return None
-    p, z2 = count / n, Z * Z / n
-    middle = p + z2 / 2
-    half = Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
-    low, high = (middle - half) / (1 + z2), (middle + half) / (1 + z2)
-    return Interval(p, 0.0 if count == 0 else max(0.0, low), 1.0 if count == n else min(1.0, high))
+    return Interval(count / n, *wilson(count, n))
 
 
 def difference(ours: Interval, theirs: Interval) -> Interval:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from foresift.pipeline.errors import DataError, RecipeError
 from foresift.pipeline.lm.encode import encode
 from foresift.pipeline.lm.model import load
-from foresift.pipeline.unlearn import entangle
 from foresift.scorers import entanglement as module
 from foresift.scorers.entanglement import Entanglement, basis
 from tests.scorers.sampled import fit, texts
@@ -32,7 +31,6 @@ def test_the_known_answer() -> None:
     q, captured = basis(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]), 8)
     assert (q.abs().tolist(), captured) == ([[1.0, 0.0]], pytest.approx(1.0))
     assert share(torch.tensor([3.0, 4.0]), q) == pytest.approx(0.36)
-    assert entangle.entanglement(torch.tensor([3.0, 4.0]), q.double().T) == pytest.approx(0.36)
     both, _ = basis(torch.eye(2), 8)
     assert share(torch.tensor([3.0, 4.0]), both) == pytest.approx(1.0)
 
